@@ -1,0 +1,300 @@
+/*
+ * Threads for blocking jobs. One mutex guards the queues and the numbers; no job runs and no
+ * callback is called with it held. All threads are alike: that some are kept for urgent jobs only
+ * means that ordinary ones never occupy more than the rest.
+ */
+#include "base/helpers.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/state.h"
+#include "base/stats.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+struct queue
+{
+    struct job *first;
+    struct job *last;
+    unsigned len;
+};
+
+struct helpers
+{
+    pthread_mutex_t mutex; /* guards all below it */
+    pthread_cond_t work;   /* something to take, or stopped */
+    pthread_cond_t ended;  /* alive became 0 */
+    struct queue urgent;
+    struct queue ordinary;
+    unsigned ordinary_busy; /* ordinary jobs that run now */
+    unsigned idle;          /* threads that wait for work, or were just started to do so */
+    unsigned alive;         /* threads that did not end yet */
+    unsigned started;       /* members of threads */
+    bool is_stopped;
+
+    /* set by helpers_new(), never changed */
+    unsigned most;
+    unsigned ordinary_most;
+    int stop_fd;
+    pthread_t *threads; /* owns */
+};
+
+static void
+queue_push(struct queue *queue, struct job *job)
+{
+    job->next = NULL;
+    if (queue->last == NULL) {
+        queue->first = job;
+    } else {
+        queue->last->next = job;
+    }
+    queue->last = job;
+    queue->len++;
+}
+
+static struct job *
+queue_pop(struct queue *queue)
+{
+    struct job *job = queue->first;
+
+    if (job != NULL) {
+        queue->first = job->next;
+        queue->last = job->next == NULL ? NULL : queue->last;
+        queue->len--;
+        job->next = NULL;
+    }
+    return job;
+}
+
+struct helpers *
+helpers_new(unsigned most, unsigned kept)
+{
+    pthread_condattr_t attr;
+    struct helpers *helpers = mem_new(sizeof(*helpers));
+
+    ensure(most > kept);
+    helpers->most = most;
+    helpers->ordinary_most = most - kept;
+    helpers->threads = mem_new(most * sizeof(pthread_t));
+    helpers->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    ensure(helpers->stop_fd >= 0);
+
+    /* helpers_stop() waits by the clock that nobody sets. */
+    ensure(pthread_condattr_init(&attr) == 0);
+    ensure(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
+    ensure(pthread_mutex_init(&helpers->mutex, NULL) == 0);
+    ensure(pthread_cond_init(&helpers->work, NULL) == 0);
+    ensure(pthread_cond_init(&helpers->ended, &attr) == 0);
+    pthread_condattr_destroy(&attr);
+    return helpers;
+}
+
+/* The next job that may run now, NULL when there is none. */
+static struct job *
+take_locked(struct helpers *helpers)
+{
+    struct job *job = queue_pop(&helpers->urgent);
+
+    if (job == NULL && helpers->ordinary_busy < helpers->ordinary_most) {
+        job = queue_pop(&helpers->ordinary);
+        helpers->ordinary_busy += job != NULL;
+    }
+    return job;
+}
+
+static void *
+helper_main(void *arg)
+{
+    struct helpers *helpers = arg;
+
+    stats_thread_init();
+    pthread_mutex_lock(&helpers->mutex);
+    while (!helpers->is_stopped) {
+        struct job *job = take_locked(helpers);
+        if (job == NULL) {
+            pthread_cond_wait(&helpers->work, &helpers->mutex);
+            continue;
+        }
+        helpers->idle--;
+        enum job_kind kind = job->kind;
+        pthread_mutex_unlock(&helpers->mutex);
+
+        job->run(job); /* the job is gone from here on */
+
+        pthread_mutex_lock(&helpers->mutex);
+        helpers->ordinary_busy -= kind == JOB_ORDINARY;
+        helpers->idle++;
+    }
+    helpers->idle--;
+    helpers->alive--;
+    if (helpers->alive == 0) {
+        pthread_cond_signal(&helpers->ended);
+    }
+    pthread_mutex_unlock(&helpers->mutex);
+    stats_thread_deinit();
+    return NULL;
+}
+
+/* Signals are the main thread's business: a helper inherits none. */
+static bool
+start_locked(struct helpers *helpers)
+{
+    sigset_t all;
+    sigset_t before;
+    pthread_t *thread = &helpers->threads[helpers->started];
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, NULL, helper_main, helpers);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0) {
+        return false;
+    }
+    pthread_setname_np(*thread, "helper");
+    helpers->started++;
+    helpers->alive++;
+    helpers->idle++;
+    return true;
+}
+
+/* Starts a thread when more jobs could run than threads wait for them. False when jobs have nobody.
+ */
+static bool
+grow_locked(struct helpers *helpers)
+{
+    unsigned room = helpers->ordinary_most - helpers->ordinary_busy;
+    unsigned ordinary = helpers->ordinary.len < room ? helpers->ordinary.len : room;
+
+    if (helpers->urgent.len + ordinary <= helpers->idle || helpers->started == helpers->most) {
+        return true;
+    }
+    if (start_locked(helpers)) {
+        return true;
+    }
+    /* With other threads alive this is a delay, not a failure. */
+    return helpers->alive > 0;
+}
+
+void
+helpers_run(struct helpers *helpers, struct job *job)
+{
+    struct job *dropped = NULL;
+
+    pthread_mutex_lock(&helpers->mutex);
+    if (helpers->is_stopped) {
+        dropped = job;
+    } else {
+        struct queue *queue = job->kind == JOB_URGENT ? &helpers->urgent : &helpers->ordinary;
+        queue_push(queue, job);
+        if (grow_locked(helpers)) {
+            pthread_cond_signal(&helpers->work);
+        } else {
+            dropped = queue_pop(queue); /* without threads nothing else can be queued */
+        }
+    }
+    bool is_stopped = helpers->is_stopped;
+    pthread_mutex_unlock(&helpers->mutex);
+
+    if (dropped != NULL) {
+        if (!is_stopped) {
+            log_error("cannot start a helper thread: %s", strerror(EAGAIN));
+        }
+        dropped->drop(dropped);
+    }
+}
+
+int
+helpers_stop_fd(struct helpers *helpers)
+{
+    return helpers->stop_fd;
+}
+
+static void
+drop_all(struct queue *queue)
+{
+    struct job *job;
+
+    while ((job = queue_pop(queue)) != NULL) {
+        job->drop(job);
+    }
+}
+
+static struct timespec
+deadline_after(int timeout_ms)
+{
+    struct timespec deadline;
+
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += timeout_ms / 1000;
+    deadline.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (deadline.tv_nsec >= 1000000000) {
+        deadline.tv_sec++;
+        deadline.tv_nsec -= 1000000000;
+    }
+    return deadline;
+}
+
+/* What nobody began is dropped; what runs sees the stop_fd. */
+static void
+tell_stop(struct helpers *helpers)
+{
+    pthread_mutex_lock(&helpers->mutex);
+    struct queue urgent = helpers->urgent;
+    struct queue ordinary = helpers->ordinary;
+    helpers->is_stopped = true;
+    helpers->urgent = (struct queue){0};
+    helpers->ordinary = (struct queue){0};
+    ensure(eventfd_write(helpers->stop_fd, 1) == 0);
+    pthread_cond_broadcast(&helpers->work);
+    pthread_mutex_unlock(&helpers->mutex);
+
+    drop_all(&urgent);
+    drop_all(&ordinary);
+}
+
+bool
+helpers_stop(struct helpers *helpers, int timeout_ms)
+{
+    struct timespec deadline = deadline_after(timeout_ms);
+    int error = 0;
+
+    tell_stop(helpers);
+    pthread_mutex_lock(&helpers->mutex);
+    while (helpers->alive > 0 && error == 0) {
+        error = pthread_cond_timedwait(&helpers->ended, &helpers->mutex, &deadline);
+    }
+    bool has_ended = helpers->alive == 0;
+    pthread_mutex_unlock(&helpers->mutex);
+
+    /* None is started any more, so the number stands; each of them is past its last job. */
+    while (has_ended && helpers->started > 0) {
+        helpers->started--;
+        ensure(pthread_join(helpers->threads[helpers->started], NULL) == 0);
+    }
+    return has_ended;
+}
+
+void
+helpers_free(struct helpers **helpers)
+{
+    struct helpers *h = *helpers;
+
+    if (h == NULL) {
+        return;
+    }
+    ensure(h->alive == 0);
+    pthread_cond_destroy(&h->ended);
+    pthread_cond_destroy(&h->work);
+    pthread_mutex_destroy(&h->mutex);
+    close(h->stop_fd);
+    free(h->threads);
+    free(h);
+    *helpers = NULL;
+}

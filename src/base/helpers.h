@@ -1,0 +1,41 @@
+/*
+ * Threads for small blocking jobs with a deadline: connecting through libpq, cancel requests, key
+ * derivation. A job belongs to its maker until helpers_run(), to the helper from then on; its run()
+ * hands it on (usually with loop_post) or frees it. Event loops never block because these do.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+struct helpers;
+
+enum job_kind
+{
+    JOB_ORDINARY, /* may use all threads but those kept for urgent ones */
+    JOB_URGENT,   /* cancels and logins of clients: never behind a row of slow dials */
+};
+
+/* Embedded by value in what a job works on. */
+struct job
+{
+    enum job_kind kind;
+    void (*run)(struct job *job);  /* in a helper thread; owns the job */
+    void (*drop)(struct job *job); /* instead of run() when helpers stop first; owns the job */
+    struct job *next;              /* the queue's */
+};
+
+/* Starts with no thread; grows to most threads when jobs wait, of which kept only run urgent jobs. */
+struct helpers *helpers_new(unsigned most, unsigned kept);
+
+/* Hands a job over. Any thread. After helpers_stop() the job is dropped at once in the caller's thread. */
+void helpers_run(struct helpers *helpers, struct job *job);
+
+/* Readable from helpers_stop() on: jobs that wait in poll() add it to their set and give up. */
+int helpers_stop_fd(struct helpers *helpers);
+
+/* Drops what is queued, asks running jobs to give up, waits for their end up to timeout_ms. True when
+ * every thread ended; after false it may be asked again. Main thread. */
+bool helpers_stop(struct helpers *helpers, int timeout_ms);
+
+/* Frees; only after helpers_stop() returned true. */
+void helpers_free(struct helpers **helpers);

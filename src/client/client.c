@@ -1,0 +1,430 @@
+/*
+ * A client's life: states, lists, deadlines, the end. Called by daemon/ (open), login and the handlers; calls them back
+ * through its table. Nothing is freed inside a callback: a closed client is buried.
+ */
+#include "client/client.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+#include "base/stats.h"
+#include "client/login.h"
+#include "pool/pools.h"
+#include "wire/message.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* How long the last word may take to be sent and read. */
+enum { CLOSING_US = 2000000 };
+
+#define NO_LIMIT ((size_t)-1)
+#define END (TO(CLIENT_CLOSING) | TO(CLIENT_CLOSED))
+
+static void on_event(void *arg, unsigned what);
+
+static const struct
+{
+    const char *name;
+    uint32_t may_become;
+    size_t limit; /* which DURATION setting limits it */
+    const char *limit_name;
+} states[CLIENT_STATES] = {
+    [CLIENT_GREETING] = {"login", TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) |
+                                      TO(CLIENT_CONSOLE) | TO(CLIENT_IDLE) | END,
+        offsetof(struct settings, client_login_timeout), "client_login_timeout"},
+    [CLIENT_LOGIN] = {"login", TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) |
+                                   TO(CLIENT_CONSOLE) | TO(CLIENT_IDLE) | END,
+        NO_LIMIT, NULL},
+    [CLIENT_VERIFYING] = {"login", TO(CLIENT_LOGIN) | END, NO_LIMIT, NULL},
+    [CLIENT_WELCOME] = {"login", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
+    [CLIENT_IDLE] = {"idle", TO(CLIENT_WAITING) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
+        offsetof(struct settings, client_idle_timeout), "client_idle_timeout"},
+    [CLIENT_WAITING] = {"waiting",
+        TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END, NO_LIMIT, NULL},
+    [CLIENT_PREPARING] = {"active", TO(CLIENT_ACTIVE) | TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
+    [CLIENT_ACTIVE] = {"active", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
+    [CLIENT_CONSOLE] = {"active", END, NO_LIMIT, NULL},
+    [CLIENT_CLOSING] = {"closing", TO(CLIENT_CLOSED), NO_LIMIT, NULL},
+    [CLIENT_CLOSED] = {"closed", 0, NO_LIMIT, NULL},
+};
+
+const char *
+client_state_name(enum client_state state)
+{
+    return states[state].name;
+}
+
+struct log_subject
+client_subject(const struct client *client)
+{
+    return (struct log_subject){.kind = "client",
+        .id = client->id,
+        .worker = client->crowd->pool.index,
+        .database = client->identity.database,
+        .user = client->identity.user,
+        .peer = client->identity.peer};
+}
+
+void
+crowd_init(struct crowd *crowd, struct crowds *crowds)
+{
+    crowd->crowds = crowds;
+    for (int i = 0; i < CLIENT_STATES; i++) {
+        TAILQ_INIT(&crowd->in[i]);
+    }
+}
+
+void
+crowd_deinit(struct crowd *crowd)
+{
+    ensure(crowd_size(crowd) == 0);
+    login_forget_verifiers(crowd);
+    slots_deinit(&crowd->tickets);
+    slots_deinit(&crowd->pool.leases);
+    slots_deinit(&crowd->pool.backends);
+    HASH_CLEAR(by_key, crowd->by_key);
+}
+
+unsigned
+crowd_size(const struct crowd *crowd)
+{
+    unsigned size = 0;
+
+    for (int i = 0; i < CLIENT_CLOSED; i++) {
+        size += crowd->count[i];
+    }
+    return size;
+}
+
+/* ---- states ---- */
+
+static void
+on_deadline(struct deadline *deadline)
+{
+    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
+    struct fail fail;
+
+    if (client->state == CLIENT_CLOSING) {
+        client_close(client, NULL);
+        return;
+    }
+    const char *name = states[client->state].limit_name;
+    const char *sqlstate = client->state == CLIENT_IDLE ? "57P05" : "08P01";
+    fail_set(&fail, sqlstate, "%s", name != NULL ? name : "client_login_timeout");
+    client_reject(client, &fail);
+}
+
+static void
+enlist(struct client *client, enum client_state state)
+{
+    TAILQ_INSERT_TAIL(&client->crowd->in[state], client, link);
+    client->crowd->count[state]++;
+    client->state = state;
+    client->state_since_us = loop_now_us(client->crowd->pool.loop);
+}
+
+static void
+delist(struct client *client)
+{
+    TAILQ_REMOVE(&client->crowd->in[client->state], client, link);
+    client->crowd->count[client->state]--;
+}
+
+void
+client_limit(struct client *client, int64_t limit_us)
+{
+    deadline_start(&client->deadline, client->crowd->pool.loop, limit_us, on_deadline);
+}
+
+void
+client_become(struct client *client, enum client_state state)
+{
+    const struct settings *settings = client->crowd->pool.settings;
+    bool is_login = client->state <= CLIENT_VERIFYING && state <= CLIENT_VERIFYING;
+
+    ensure(states[client->state].may_become & TO(state));
+    delist(client);
+    enlist(client, state);
+    if (is_login) {
+        return; /* one deadline for the whole of it */
+    }
+    if (states[state].limit != NO_LIMIT) {
+        int64_t limit_us;
+        memcpy(&limit_us, (const char *)settings + states[state].limit, sizeof(limit_us));
+        client_limit(client, limit_us);
+    } else if (client->deadline.loop != NULL) {
+        deadline_stop(&client->deadline);
+    }
+}
+
+/* ---- beginning ---- */
+
+void
+client_open(struct crowd *crowd, const struct accepted *accepted)
+{
+    struct client *client = mem_new(sizeof(*client));
+
+    client->crowd = crowd;
+    client->id = atomic_fetch_add(&crowd->crowds->next_id, 1) + 1;
+    client->ticket = slots_add(&crowd->tickets, client);
+    client->identity.is_unix = accepted->is_unix;
+    client->identity.peer_uid = accepted->peer_uid;
+    snprintf(client->identity.peer, sizeof(client->identity.peer), "%s", accepted->peer);
+    client->connected_us = loop_now_us(crowd->pool.loop);
+    stream_init(&client->stream, accepted->fd, on_event, client);
+    watch_attach(&client->stream.watch, crowd->pool.loop);
+    stream_want_read(&client->stream, true);
+    enlist(client, CLIENT_GREETING);
+    client_limit(client, crowd->pool.settings->client_login_timeout);
+    stats_add(METRIC_client_connects_total, 1);
+}
+
+/* ---- the end ---- */
+
+static void
+free_now(void *arg)
+{
+    struct client *client = arg;
+    int fd = client->stream.watch.fd;
+
+    stream_deinit(&client->stream);
+    close(fd);
+    vars_deinit(&client->vars);
+    free(client->identity.user);
+    free(client->identity.database);
+    free(client);
+}
+
+/* Gives up everything but the socket; idempotent. */
+static void
+let_go_of_everything(struct client *client)
+{
+    struct crowd *crowd = client->crowd;
+
+    if (client->handler != NULL) {
+        client->handler->on_close(client);
+        client->handler = NULL;
+    }
+    if (client->login != NULL) {
+        login_end(client);
+    }
+    if (client->lease.side != NULL) {
+        struct pool *pool = client->lease.side->pool;
+        if (client->lease.state == LEASE_WAITING) {
+            lease_leave(&client->lease);
+        } else if (client->lease.state == LEASE_HELD) {
+            lease_abandon(&client->lease, false, false);
+        }
+        lease_deinit(&client->lease);
+        client->lease.side = NULL;
+        pools_part(pool);
+    }
+    if (client->key.pid != 0) {
+        HASH_DELETE(by_key, crowd->by_key, client);
+        client->key.pid = 0;
+    }
+}
+
+void
+client_close(struct client *client, const struct fail *fail)
+{
+    struct crowd *crowd = client->crowd;
+
+    ensure(client->state != CLIENT_CLOSED);
+    bool is_worth_a_line = client->identity.user != NULL && crowd->pool.settings->log_disconnections;
+    if (client->state != CLIENT_CLOSING && is_worth_a_line) {
+        client_log(LEVEL_INFO, client, "closing: %s", fail != NULL ? fail->text : "client left");
+    }
+    let_go_of_everything(client);
+    deadline_stop(&client->deadline);
+    client_become(client, CLIENT_CLOSED);
+    delist(client);
+    if (client->identity.user != NULL) {
+        atomic_fetch_sub(&crowd->crowds->clients, 1);
+    }
+    atomic_fetch_sub(&crowd->load, 1);
+    slots_remove(&crowd->tickets, client->ticket);
+    watch_want(&client->stream.watch, 0);
+    stats_add(METRIC_client_disconnects_total, 1);
+    loop_bury(crowd->pool.loop, free_now, client);
+}
+
+/* Our side is closed once everything is out; the client reads it and closes too. Closing earlier could reset the
+ * connection and take the last word away. */
+static void
+finish_closing(struct client *client)
+{
+    uint8_t *data;
+    size_t len;
+
+    if (client->stream.is_write_broken) {
+        client_close(client, NULL);
+        return;
+    }
+    if (!stream_flush(&client->stream)) {
+        return;
+    }
+    shutdown(client->stream.watch.fd, SHUT_WR);
+    enum stream_result result = stream_read(&client->stream, &data, &len);
+    if (result == STREAM_EOF || result == STREAM_ERROR) {
+        client_close(client, NULL);
+    }
+}
+
+void
+client_reject(struct client *client, const struct fail *fail)
+{
+    struct buf buf = {0};
+
+    if (client->state == CLIENT_CLOSING) {
+        return;
+    }
+    if (client->crowd->pool.settings->log_pooler_errors) {
+        client_log(LEVEL_WARN, client, "closing with FATAL %s: %s%s%s", fail->sqlstate, fail->text,
+            fail->detail[0] != '\0' ? ": " : "", fail->detail);
+    }
+    let_go_of_everything(client);
+    buf_deinit(&client->stream.in);
+    message_add_error(&buf, "FATAL", fail);
+    stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
+    buf_deinit(&buf);
+    client_become(client, CLIENT_CLOSING);
+    client_limit(client, CLOSING_US);
+    stream_want_read(&client->stream, true);
+    finish_closing(client);
+}
+
+static void
+on_event(void *arg, unsigned what)
+{
+    struct client *client = arg;
+
+    switch (client->state) {
+    case CLIENT_GREETING:
+    case CLIENT_LOGIN:
+    case CLIENT_VERIFYING:
+    case CLIENT_WELCOME:
+        login_on_event(client, what);
+        break;
+    case CLIENT_IDLE:
+    case CLIENT_WAITING:
+    case CLIENT_PREPARING:
+    case CLIENT_ACTIVE:
+    case CLIENT_CONSOLE:
+        client->handler->on_event(client, what);
+        break;
+    case CLIENT_CLOSING:
+        finish_closing(client);
+        break;
+    case CLIENT_CLOSED:
+    case CLIENT_STATES:
+        ensure(!"an event for a closed client");
+    }
+}
+
+/* ---- all of them ---- */
+
+/* Nothing is in flight and no transaction open: whoever reconnects loses nothing. */
+static bool
+is_at_boundary(const struct client *client)
+{
+    if (client->state == CLIENT_ACTIVE) {
+        return replies_is_settled(&client->lease.backend->replies);
+    }
+    return client->state != CLIENT_WAITING && client->state != CLIENT_PREPARING;
+}
+
+void
+crowd_drain(struct crowd *crowd)
+{
+    struct client *client, *next;
+    struct fail fail;
+
+    fail_set(&fail, "57P01", "terminating connection due to administrator command");
+    fail_detail(&fail, "pgkeel is shutting down");
+    for (int state = 0; state < CLIENT_CLOSING; state++) {
+        for (client = TAILQ_FIRST(&crowd->in[state]); client != NULL; client = next) {
+            next = TAILQ_NEXT(client, link);
+            if (is_at_boundary(client)) {
+                client_reject(client, &fail);
+            }
+        }
+    }
+}
+
+void
+crowd_close_all(struct crowd *crowd)
+{
+    struct client *client;
+    struct fail fail;
+
+    fail_set(&fail, "57P01", "terminating connection due to administrator command");
+    for (int state = 0; state < CLIENT_CLOSING; state++) {
+        while ((client = TAILQ_FIRST(&crowd->in[state])) != NULL) {
+            client_reject(client, &fail);
+        }
+    }
+    while ((client = TAILQ_FIRST(&crowd->in[CLIENT_CLOSING])) != NULL) {
+        client_close(client, NULL);
+    }
+}
+
+/* ---- cancel requests ---- */
+
+struct cancel_errand
+{
+    struct crowd *crowd;
+    struct cancel_key key;
+};
+
+/* The low bits of the secret name the worker, so that any worker can pass a request on. */
+enum { WORKER_BITS = 6, WORKER_MASK = (1 << WORKER_BITS) - 1 };
+
+void
+client_make_key(struct client *client)
+{
+    struct crowd *crowd = client->crowd;
+    struct client *other;
+
+    do {
+        ensure(getrandom(&client->key, sizeof(client->key), 0) == sizeof(client->key));
+        client->key.pid = (client->key.pid & 0x7fffffff) | 1;
+        client->key.secret =
+            (client->key.secret & ~(uint32_t)WORKER_MASK) | (uint32_t)crowd->pool.index;
+        HASH_FIND(by_key, crowd->by_key, &client->key, sizeof(client->key), other);
+    } while (other != NULL);
+    HASH_ADD(by_key, crowd->by_key, key, sizeof(client->key), client);
+}
+
+static void
+on_cancel(void *arg)
+{
+    struct cancel_errand errand = *(struct cancel_errand *)arg;
+    struct client *client;
+
+    free(arg);
+    HASH_FIND(by_key, errand.crowd->by_key, &errand.key, sizeof(errand.key), client);
+    if (client != NULL && client->handler != NULL) {
+        client->handler->on_cancel(client);
+    }
+}
+
+void
+client_cancel(struct crowd *crowd, struct cancel_key key)
+{
+    uint32_t index = key.secret & WORKER_MASK;
+
+    stats_add(METRIC_cancel_requests_total, 1);
+    if (index >= (uint32_t)crowd->crowds->count) {
+        return;
+    }
+    struct cancel_errand *errand = mem_new(sizeof(*errand));
+    errand->crowd = crowd->crowds->all[index];
+    errand->key = key;
+    if (!loop_post(errand->crowd->pool.loop, on_cancel, errand)) {
+        free(errand);
+    }
+}

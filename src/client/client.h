@@ -1,0 +1,180 @@
+/*
+ * A client: an application's session with us, from accept to close. Belongs to one worker for its whole life. After
+ * login a handler serves it: the relay (client/relay) or the console (ops/console).
+ *
+ *    GREETING ─► LOGIN ⇄ VERIFYING                        relay:   IDLE ─► WAITING ─► PREPARING ─► ACTIVE ─► IDLE
+ *                  └──► WELCOME ─────────► IDLE           console: CONSOLE
+ *    from every state: CLOSING (a last word is being sent) ─► CLOSED
+ */
+#pragma once
+
+#include "base/log.h"
+#include "conf/settings.h"
+#include "net/listen.h"
+#include "net/stream.h"
+#include "pool/pool.h"
+
+#include <stdatomic.h>
+#include <uthash.h>
+
+struct client;
+struct helpers;
+struct login;
+struct verifier_entry;
+
+enum client_state
+{
+    CLIENT_GREETING,  /* nothing but first packets so far */
+    CLIENT_LOGIN,     /* a challenge was sent */
+    CLIENT_VERIFYING, /* a helper derives a key */
+    CLIENT_WELCOME,   /* proven; waits for a backend to learn or check settings */
+    CLIENT_IDLE,      /* no request in progress, no backend */
+    CLIENT_WAITING,   /* a request waits for a backend */
+    CLIENT_PREPARING, /* its settings are being put on the backend */
+    CLIENT_ACTIVE,    /* holds a backend */
+    CLIENT_CONSOLE,   /* talks to the console */
+    CLIENT_CLOSING,   /* the last word is on its way */
+    CLIENT_CLOSED,
+    CLIENT_STATES
+};
+
+TAILQ_HEAD(client_list, client);
+
+/* Who serves a client after login. */
+struct handler
+{
+    const char *name;
+    void (*on_start)(struct client *client);                /* just logged in */
+    void (*on_kept)(struct client *client);                 /* bytes it sent meanwhile wait in its stream */
+    void (*on_event)(struct client *client, unsigned what); /* its stream: WATCH_ bits */
+    void (*on_close)(struct client *client);                /* gives up what it holds */
+    void (*on_cancel)(struct client *client);               /* a cancel request with its key came */
+};
+
+/* What all workers share about clients; `shared`. */
+struct crowds
+{
+    struct crowd **all; /* borrows */
+    int count;
+    struct helpers *helpers;        /* borrows */
+    const struct handler *console;  /* borrows */
+    uint8_t mock_secret[32];        /* of made-up verifiers */
+    int64_t max_client_conn;        /* resolved: never 0 */
+    _Atomic int64_t clients;        /* logged in or logging in */
+    _Atomic uint64_t next_id;
+    _Atomic bool is_draining;       /* close clients at their next boundary */
+};
+
+/* All clients of one worker. */
+struct crowd
+{
+    struct pool_worker pool;  /* the worker as pools see it */
+    struct crowds *crowds;    /* borrows */
+    struct client_list in[CLIENT_STATES];
+    unsigned count[CLIENT_STATES];
+    struct client *by_key;           /* by cancel key */
+    struct slots tickets;            /* owns; of clients, for posts */
+    struct verifier_entry *verifiers; /* own: derived once per user */
+    _Atomic int load;                /* shared: clients here, for whoever distributes them */
+};
+
+/* What a cancel request must repeat. */
+struct cancel_key
+{
+    uint32_t pid;
+    uint32_t secret;
+};
+
+struct identity
+{
+    char *user, *database; /* own; NULL before login */
+    uid_t peer_uid;        /* of a unix socket's peer, else -1 */
+    bool is_unix;
+    bool is_admin; /* may change things on the console */
+    char peer[PEER_TEXT_MAX];
+};
+
+/* What a snapshot of the settings says for one client. */
+struct relay_policy
+{
+    const struct settings *settings; /* compared only: which snapshot it is */
+    enum pool_mode mode;
+    int64_t wait_us;
+};
+
+/* Where the relay stands with this client. */
+struct relay_state
+{
+    struct relay_policy policy;
+    uint32_t client_rest;     /* bytes of a large message from the client still to come */
+    bool drops_client_rest;   /* they go nowhere */
+    bool is_backlogged;       /* too many replies are owed: kept messages wait */
+    bool passes_backend_rest; /* the backend's large message goes to the client */
+    bool is_skipping;         /* a request was refused: drop all up to its end */
+    bool is_leaving;          /* said goodbye or closed its side: finish what is complete */
+    int64_t request_us, transaction_us; /* when they began; 0: none */
+};
+
+struct client
+{
+    struct stream stream;
+    struct crowd *crowd;      /* borrows */
+    TAILQ_ENTRY(client) link; /* the list of its state */
+    enum client_state state;
+    struct deadline deadline; /* of the state */
+    uint64_t id, ticket;
+    int64_t connected_us, state_since_us;
+    struct identity identity;
+    struct login *login; /* owns; until the welcome */
+    const struct handler *handler;
+    void *handler_data;  /* the handler's */
+    struct lease lease;  /* its side is NULL before it has a pool */
+    struct vars vars;    /* owns: the settings this session wants */
+    struct relay_state relay;
+    struct cancel_key key;
+    UT_hash_handle by_key;
+};
+
+const char *client_state_name(enum client_state state);
+
+void crowd_init(struct crowd *crowd, struct crowds *crowds);
+void crowd_deinit(struct crowd *crowd);
+
+/* Takes over an accepted connection. The worker's thread. */
+void client_open(struct crowd *crowd, const struct accepted *accepted);
+
+/* The only assignment of state; checks that it is legal, restarts the deadline, moves between lists. */
+void client_become(struct client *client, enum client_state state);
+
+/* Ends the session at once, with everything it holds. fail: why, for the log; NULL: the client's own wish. */
+void client_close(struct client *client, const struct fail *fail);
+
+/* Sends the reason as FATAL, then ends the session. */
+void client_reject(struct client *client, const struct fail *fail);
+
+/* The time the present state may still take, instead of its table's; 0: unlimited. */
+void client_limit(struct client *client, int64_t limit_us);
+
+/* Gives the client a cancel key that names its worker. */
+void client_make_key(struct client *client);
+
+/* A cancel request came; it is passed on to the worker that the key names. */
+void client_cancel(struct crowd *crowd, struct cancel_key key);
+
+/* Closes those that are between transactions, with 57P01. */
+void crowd_drain(struct crowd *crowd);
+
+/* Closes all at once. */
+void crowd_close_all(struct crowd *crowd);
+
+unsigned crowd_size(const struct crowd *crowd);
+
+struct log_subject client_subject(const struct client *client);
+
+#define client_log(level, client, ...)                                                             \
+    do {                                                                                           \
+        if (log_wants(level)) {                                                                    \
+            struct log_subject client_log_subject = client_subject(client);                        \
+            log_write(level, &client_log_subject, __VA_ARGS__);                                    \
+        }                                                                                          \
+    } while (0)

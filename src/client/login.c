@@ -1,0 +1,647 @@
+/*
+ * Logging in. Called by client.c for every event until the welcome; calls wire/startup, wire/scram, the pool.
+ *
+ *    first packet ─► method ─► challenge ⇄ answer ─► known database? ─► pool ─► welcome
+ */
+#include "client/login.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+#include "base/stats.h"
+#include "base/text.h"
+#include "client/params.h"
+#include "client/relay.h"
+#include "conf/users.h"
+#include "pool/dial.h"
+#include "pool/pools.h"
+#include "wire/message.h"
+#include "wire/scram.h"
+#include "wire/startup.h"
+
+#include <arpa/inet.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* Longest message before login. */
+enum { LOGIN_MESSAGE_MAX = 65536 - 1 };
+
+enum method { METHOD_TRUST, METHOD_PLAIN, METHOD_MD5, METHOD_SCRAM, METHOD_SCRAM_STARTED };
+
+struct login
+{
+    enum method method;
+    const char *secret; /* borrows from settings; NULL: unknown user */
+    struct settings *settings; /* holds: the secret's home */
+    struct scram *scram; /* owns */
+    uint8_t salt[4];
+    struct vars wanted;  /* owns: settings of the first packet */
+    bool is_replication;
+    bool is_console;
+    int64_t waits_since_us;
+};
+
+/* A derived verifier; the secret it was made of tells when it is outdated. */
+struct verifier_entry
+{
+    char *user, *secret, *verifier; /* own; secrets */
+    UT_hash_handle hh;
+};
+
+static bool login_admit(struct client *client, struct fail *fail);
+
+void
+login_end(struct client *client)
+{
+    struct login *login = client->login;
+
+    scram_free(&login->scram);
+    settings_release(&login->settings);
+    vars_deinit(&login->wanted);
+    explicit_bzero(login, sizeof(*login));
+    free(login);
+    client->login = NULL;
+}
+
+static void
+send_buf(struct client *client, struct buf *buf)
+{
+    stream_write(&client->stream, buf_head(buf), buf_len(buf));
+    buf_deinit(buf);
+}
+
+static bool
+is_console(const char *database)
+{
+    return strcmp(database, "pgkeel") == 0 || strcmp(database, "pgbouncer") == 0;
+}
+
+/* ---- derived keys ---- */
+
+static void
+verifier_entry_free(struct verifier_entry *entry)
+{
+    free(entry->user);
+    text_wipe(&entry->secret);
+    text_wipe(&entry->verifier);
+    free(entry);
+}
+
+void
+login_forget_verifiers(struct crowd *crowd)
+{
+    struct verifier_entry *entry, *next;
+
+    HASH_ITER(hh, crowd->verifiers, entry, next)
+    {
+        HASH_DEL(crowd->verifiers, entry);
+        verifier_entry_free(entry);
+    }
+}
+
+/* The verifier of a plaintext secret if it was derived before. */
+static const char *
+find_verifier(struct crowd *crowd, const char *user, const char *secret)
+{
+    struct verifier_entry *entry;
+
+    HASH_FIND_STR(crowd->verifiers, user, entry);
+    if (entry != NULL && strcmp(entry->secret, secret) != 0) {
+        HASH_DEL(crowd->verifiers, entry);
+        verifier_entry_free(entry);
+        entry = NULL;
+    }
+    return entry != NULL ? entry->verifier : NULL;
+}
+
+struct derivation
+{
+    struct crowd *crowd;
+    uint64_t ticket;
+    char *user, *secret; /* own */
+};
+
+static void
+derivation_free(struct derivation *derivation)
+{
+    free(derivation->user);
+    text_wipe(&derivation->secret);
+    free(derivation);
+}
+
+/* ---- challenges ---- */
+
+static void
+challenge_sasl(struct client *client)
+{
+    static const char *const mechanisms[] = {SCRAM_MECHANISM, NULL};
+    struct buf buf = {0};
+
+    message_add_auth_sasl(&buf, mechanisms);
+    send_buf(client, &buf);
+    client_become(client, CLIENT_LOGIN);
+}
+
+static void
+start_scram(struct client *client, const char *verifier_text)
+{
+    struct login *login = client->login;
+    struct scram_verifier verifier;
+
+    if (verifier_text == NULL || !scram_verifier_parse(verifier_text, &verifier)) {
+        scram_verifier_mock(client->identity.user, client->crowd->crowds->mock_secret,
+            sizeof(client->crowd->crowds->mock_secret), &verifier);
+    }
+    login->scram = scram_new(&verifier, false);
+    scram_verifier_wipe(&verifier);
+    challenge_sasl(client);
+}
+
+/* A helper derived the verifier: remember it, and go on if the client is still there. */
+static void
+on_verifier(void *arg, char *made)
+{
+    struct derivation *derivation = arg;
+    struct crowd *crowd = derivation->crowd;
+    struct client *client = slots_find(&crowd->tickets, derivation->ticket);
+
+    if (made != NULL && find_verifier(crowd, derivation->user, derivation->secret) == NULL) {
+        struct verifier_entry *entry = mem_new(sizeof(*entry));
+        entry->user = mem_string(derivation->user);
+        entry->secret = mem_string(derivation->secret);
+        entry->verifier = mem_string(made);
+        HASH_ADD_KEYPTR(hh, crowd->verifiers, entry->user, strlen(entry->user), entry);
+    }
+    if (client != NULL && client->state == CLIENT_VERIFYING) {
+        start_scram(client, made);
+        stream_want_read(&client->stream, true);
+    }
+    text_wipe(&made);
+    derivation_free(derivation);
+}
+
+static void
+challenge_scram(struct client *client)
+{
+    struct login *login = client->login;
+    struct crowd *crowd = client->crowd;
+    const char *user = client->identity.user;
+    bool is_plain = login->secret != NULL && !scram_is_verifier(login->secret) &&
+                    users_find(login->settings->userlist, user)->kind == SECRET_PLAIN;
+
+    if (!is_plain) {
+        start_scram(client, login->secret);
+        return;
+    }
+    const char *verifier = find_verifier(crowd, user, login->secret);
+    if (verifier != NULL) {
+        start_scram(client, verifier);
+        return;
+    }
+    struct derivation *derivation = mem_new(sizeof(*derivation));
+    derivation->crowd = crowd;
+    derivation->ticket = client->ticket;
+    derivation->user = mem_string(user);
+    derivation->secret = mem_string(login->secret);
+    client_become(client, CLIENT_VERIFYING);
+    stream_want_read(&client->stream, false);
+    dial_make_verifier(
+        crowd->crowds->helpers, crowd->pool.loop, user, login->secret, on_verifier, derivation);
+}
+
+static void
+challenge(struct client *client)
+{
+    struct login *login = client->login;
+    struct buf buf = {0};
+
+    switch (login->method) {
+    case METHOD_PLAIN:
+        message_add_auth(&buf, AUTH_PLAIN, NULL, 0);
+        break;
+    case METHOD_MD5:
+        ensure(getrandom(login->salt, sizeof(login->salt), 0) == sizeof(login->salt));
+        message_add_auth(&buf, AUTH_MD5, login->salt, sizeof(login->salt));
+        break;
+    case METHOD_SCRAM:
+    case METHOD_SCRAM_STARTED:
+        challenge_scram(client);
+        return;
+    case METHOD_TRUST:
+        break;
+    }
+    send_buf(client, &buf);
+    client_become(client, CLIENT_LOGIN);
+}
+
+/* Which method this user of this database must pass. */
+static enum method
+choose_method(struct client *client, const struct settings *settings)
+{
+    struct login *login = client->login;
+    const struct user *user = users_find(settings->userlist, client->identity.user);
+    bool is_own_uid = login->is_console && is_console(client->identity.user) &&
+                      client->identity.is_unix && client->identity.peer_uid == geteuid();
+
+    login->secret = user != NULL && user->secret[0] != '\0' ? user->secret : NULL;
+    if (is_own_uid) {
+        client->identity.is_admin = true;
+        return METHOD_TRUST;
+    }
+    switch (settings->auth_type) {
+    case AUTH_TYPE_ANY:
+        return METHOD_TRUST;
+    case AUTH_TYPE_TRUST:
+        /* Trust asks for no password, but only users of the list are users. */
+        return user != NULL ? METHOD_TRUST : METHOD_PLAIN;
+    case AUTH_TYPE_PLAIN:
+        return METHOD_PLAIN;
+    case AUTH_TYPE_MD5:
+        return user != NULL && user->kind == SECRET_SCRAM ? METHOD_SCRAM : METHOD_MD5;
+    case AUTH_TYPE_SCRAM:
+        return METHOD_SCRAM;
+    }
+    return METHOD_SCRAM;
+}
+
+/* ---- first packets ---- */
+
+static bool
+take_login(struct client *client, const struct startup *startup, struct fail *fail)
+{
+    struct crowd *crowd = client->crowd;
+    struct login *login = mem_new(sizeof(*login));
+    struct buf buf = {0};
+
+    client->login = login;
+    client->identity.user = mem_string(startup->user);
+    client->identity.database = mem_string(startup->database);
+    login->settings = settings_hold(crowd->pool.settings);
+    login->is_console = is_console(startup->database);
+    login->is_replication = startup->replication != NULL;
+    if (login->is_replication) {
+        bool value;
+        login->is_replication = !text_parse_bool(startup->replication, &value) || value;
+    }
+    int64_t clients = atomic_fetch_add(&crowd->crowds->clients, 1);
+    if (clients >= crowd->crowds->max_client_conn) {
+        return fail_set(fail, "53300", "sorry, too many clients already");
+    }
+    if (!params_collect(startup, login->settings, &login->wanted, fail)) {
+        return false;
+    }
+    startup_add_negotiation(startup, &buf);
+    send_buf(client, &buf);
+    login->method = choose_method(client, login->settings);
+    if (login->method == METHOD_TRUST) {
+        return login_admit(client, fail);
+    }
+    challenge(client);
+    return true;
+}
+
+static void
+take_cancel(struct client *client, const struct startup *startup)
+{
+    struct cancel_key key = {.pid = startup->cancel_pid};
+
+    if (startup->cancel_key_len == sizeof(key.secret)) {
+        key.secret = message_u32(startup->cancel_key);
+        client_cancel(client->crowd, key);
+    }
+    client_close(client, NULL);
+}
+
+/* Handles one first packet; returns the bytes it took, 0 to wait for more or when the client is gone. */
+static size_t
+take_first_packet(struct client *client, const uint8_t *data, size_t len)
+{
+    struct startup startup;
+    struct fail fail;
+
+    switch (startup_parse(data, len, &startup, &fail)) {
+    case STARTUP_MORE:
+        return 0;
+    case STARTUP_SSL:
+    case STARTUP_GSS:
+        if (len > startup.packet_len) {
+            fail_set(&fail, "08P01", "received unencrypted data after an encryption request");
+            break;
+        }
+        stream_write(&client->stream, "N", 1);
+        return startup.packet_len;
+    case STARTUP_CANCEL:
+        take_cancel(client, &startup);
+        return 0;
+    case STARTUP_LOGIN:
+        if (!take_login(client, &startup, &fail)) {
+            break;
+        }
+        return startup.packet_len;
+    case STARTUP_BAD:
+        stats_add(METRIC_protocol_errors_total, 1);
+        break;
+    }
+    if (client->state < CLIENT_CLOSING) {
+        client_reject(client, &fail);
+    }
+    return 0;
+}
+
+/* ---- answers ---- */
+
+static bool
+wrong_password(struct client *client, struct fail *fail)
+{
+    stats_add(METRIC_client_login_failures_total, 1);
+    return fail_set(fail, "28P01", "password authentication failed for user \"%s\"", client->identity.user);
+}
+
+static bool
+take_scram(struct client *client, const struct message *message, struct fail *fail)
+{
+    struct login *login = client->login;
+    const char *mechanism;
+    const uint8_t *data = message->body;
+    size_t len = message->body_len;
+    struct buf reply = {0}, buf = {0};
+
+    if (login->method == METHOD_SCRAM) {
+        if (!scram_parse_initial(message->body, message->body_len, &mechanism, &data, &len) ||
+            strcmp(mechanism, SCRAM_MECHANISM) != 0) {
+            return fail_set(fail, "08P01", "client selected an invalid SASL authentication mechanism");
+        }
+        if (!scram_first(login->scram, data, len, &reply, fail)) {
+            buf_deinit(&reply);
+            return false;
+        }
+        login->method = METHOD_SCRAM_STARTED;
+        message_add_auth(&buf, AUTH_SASL_CONTINUE, buf_head(&reply), buf_len(&reply));
+        buf_deinit(&reply);
+        send_buf(client, &buf);
+        return true;
+    }
+    if (!scram_final(login->scram, data, len, &reply, fail)) {
+        buf_deinit(&reply);
+        return strcmp(fail->sqlstate, "28P01") == 0 ? wrong_password(client, fail) : false;
+    }
+    message_add_auth(&buf, AUTH_SASL_FINAL, buf_head(&reply), buf_len(&reply));
+    buf_deinit(&reply);
+    send_buf(client, &buf);
+    return login_admit(client, fail);
+}
+
+static bool
+take_password(struct client *client, const struct message *message, struct fail *fail)
+{
+    struct login *login = client->login;
+    struct reader reader = reader_over(message->body, message->body_len);
+
+    if (login->method == METHOD_SCRAM || login->method == METHOD_SCRAM_STARTED) {
+        return take_scram(client, message, fail);
+    }
+    const char *answer = reader_string(&reader);
+    if (!reader_is_done(&reader)) {
+        return fail_set(fail, "08P01", "invalid password packet");
+    }
+    /* An unknown user is checked against a secret that nothing matches, in the same time. */
+    const char *user = client->identity.user;
+    const char *secret = login->secret != NULL ? login->secret : "md5";
+    bool is_right = login->method == METHOD_MD5
+                        ? scram_check_md5(user, secret, login->salt, answer)
+                        : scram_check_plain(user, secret, answer);
+    if (!is_right || login->secret == NULL) {
+        return wrong_password(client, fail);
+    }
+    return login_admit(client, fail);
+}
+
+/* Handles one answer; returns the bytes it took, 0 to wait for more or when the client is gone. */
+static size_t
+take_answer(struct client *client, const uint8_t *data, size_t len)
+{
+    struct message message;
+    struct fail fail;
+    enum message_result result = message_peek(data, len, &message);
+
+    if (result == MESSAGE_MORE) {
+        return 0;
+    }
+    if (result == MESSAGE_BAD || message.len > LOGIN_MESSAGE_MAX || message.type != MSG_PASSWORD) {
+        if (message.type == MSG_TERMINATE && result == MESSAGE_OK) {
+            client_close(client, NULL);
+            return 0;
+        }
+        stats_add(METRIC_protocol_errors_total, 1);
+        fail_set(&fail, "08P01", "expected a password response");
+        client_reject(client, &fail);
+        return 0;
+    }
+    if (!message_is_complete(&message, len)) {
+        return 0;
+    }
+    if (!take_password(client, &message, &fail)) {
+        client_reject(client, &fail);
+        return 0;
+    }
+    return message.len;
+}
+
+void
+login_on_event(struct client *client, unsigned what)
+{
+    uint8_t *data;
+    size_t len;
+
+    if (what & WATCH_WRITE) {
+        stream_flush(&client->stream);
+    }
+    if (!(what & (WATCH_READ | WATCH_CLOSED))) {
+        return;
+    }
+    if (client->state == CLIENT_VERIFYING || client->state == CLIENT_WELCOME) {
+        /* Whatever it says now is for later. */
+        stream_want_read(&client->stream, false);
+        return;
+    }
+    switch (stream_read(&client->stream, &data, &len)) {
+    case STREAM_OK:
+        break;
+    case STREAM_WAIT:
+        return;
+    case STREAM_EOF:
+    case STREAM_ERROR:
+        client_close(client, NULL);
+        return;
+    }
+    size_t taken = 1;
+    while (len > 0 && taken > 0 && client->state <= CLIENT_LOGIN) {
+        taken = client->state == CLIENT_GREETING ? take_first_packet(client, data, len)
+                                                 : take_answer(client, data, len);
+        data += taken;
+        len -= taken;
+    }
+    if (client->state < CLIENT_CLOSING && len > 0) {
+        stream_keep(&client->stream, data, len);
+        if (client->handler != NULL) {
+            client->handler->on_kept(client);
+        }
+    }
+}
+
+/* ---- after the proof ---- */
+
+static void
+send_welcome(struct client *client, const struct vars *reported)
+{
+    const char *name, *value;
+    uint32_t cursor = 0;
+    struct buf buf = {0};
+
+    client_make_key(client);
+    message_add_auth(&buf, AUTH_OK, NULL, 0);
+    while (vars_next(reported, &cursor, &name, &value)) {
+        const char *own = vars_find(&client->vars, name);
+        message_add_parameter(&buf, name, own != NULL ? own : value);
+    }
+    uint32_t secret = htonl(client->key.secret);
+    message_add_key(&buf, client->key.pid, &secret, sizeof(secret));
+    message_add_ready(&buf, 'I');
+    send_buf(client, &buf);
+    stats_add(METRIC_client_logins_total, 1);
+    client->lease.side->counts.logins++;
+    if (client->crowd->pool.settings->log_connections) {
+        client_log(LEVEL_INFO, client, "login ok");
+    }
+    login_end(client);
+    client_become(client, CLIENT_IDLE);
+    stream_want_read(&client->stream, true);
+    client->handler = &relay_handler;
+    client->handler->on_start(client);
+    client->handler->on_kept(client);
+}
+
+/* A backend was granted to learn PostgreSQL's settings or to check the client's. */
+static void
+on_granted(struct lease *lease)
+{
+    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
+    struct vars reported = {0};
+
+    ensure(pool_welcome(lease->side->pool, &reported));
+    client->vars.len = 0;
+    params_start(client, &reported, &client->login->wanted);
+    bool is_done = params_apply(client);
+    if (is_done) {
+        lease_return(lease, false);
+        send_welcome(client, &reported);
+    }
+    vars_deinit(&reported);
+}
+
+static void
+on_refused(struct lease *lease, const struct fail *fail)
+{
+    client_reject((struct client *)((char *)lease - offsetof(struct client, lease)), fail);
+}
+
+static void
+on_backend(struct lease *lease, unsigned what)
+{
+    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
+    struct vars reported = {0};
+    struct fail fail;
+
+    if (!relay_run_own(lease, what, &fail)) {
+        lease_discard(lease, &fail);
+        client_reject(client, &fail);
+        return;
+    }
+    if (!replies_is_settled(&lease->backend->replies)) {
+        return;
+    }
+    if (!params_applied(client, &fail)) {
+        lease_return(lease, true);
+        client_reject(client, &fail);
+        return;
+    }
+    ensure(pool_welcome(lease->side->pool, &reported));
+    lease_return(lease, false);
+    send_welcome(client, &reported);
+    vars_deinit(&reported);
+}
+
+static const struct lease_ops login_ops = {on_granted, on_refused, on_backend};
+
+static void
+on_welcome_deadline(struct deadline *deadline)
+{
+    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
+    struct fail fail;
+    int64_t more_us = relay_waited_too_long(client, client->login->waits_since_us, &fail);
+
+    if (more_us > 0) {
+        deadline_start(deadline, client->crowd->pool.loop, more_us, on_welcome_deadline);
+        return;
+    }
+    client_reject(client, &fail);
+}
+
+static bool
+admit_to_console(struct client *client, struct fail *fail)
+{
+    const struct settings *settings = client->login->settings;
+    const char *user = client->identity.user;
+
+    client->identity.is_admin = client->identity.is_admin || settings_lists(settings->admin_users, user);
+    if (!client->identity.is_admin && !settings_lists(settings->stats_users, user)) {
+        return fail_set(fail, "42501", "user \"%s\" may not use the console", user);
+    }
+    if (client->crowd->pool.settings->log_connections) {
+        client_log(LEVEL_INFO, client, "login ok");
+    }
+    login_end(client);
+    client_make_key(client);
+    client_become(client, CLIENT_CONSOLE);
+    client->handler = client->crowd->crowds->console;
+    client->handler->on_start(client);
+    return true;
+}
+
+/* The client is who it says: to the console, or to its pool. */
+static bool
+login_admit(struct client *client, struct fail *fail)
+{
+    struct login *login = client->login;
+    struct crowd *crowd = client->crowd;
+    struct vars reported = {0};
+
+    if (login->is_console) {
+        return admit_to_console(client, fail);
+    }
+    const struct database *database =
+        settings_find_database(login->settings, client->identity.database);
+    if (database == NULL) {
+        return fail_set(
+            fail, "3D000", "database \"%s\" does not exist", client->identity.database);
+    }
+    if (login->is_replication) {
+        return fail_set(fail, "0A000", "replication connections are not supported");
+    }
+    const char *user = database->user != NULL ? database->user : client->identity.user;
+    lease_init(&client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
+    if (pool_welcome(client->lease.side->pool, &reported) &&
+        !params_start(client, &reported, &login->wanted)) {
+        send_welcome(client, &reported);
+        vars_deinit(&reported);
+        return true;
+    }
+    vars_deinit(&reported);
+    client_become(client, CLIENT_WELCOME);
+    login->waits_since_us = loop_now_us(crowd->pool.loop);
+    deadline_start(&client->deadline, crowd->pool.loop,
+        relay_waited_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
+    if (lease_take(&client->lease)) {
+        on_granted(&client->lease);
+    }
+    return true;
+}

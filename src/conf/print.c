@@ -1,0 +1,221 @@
+/*
+ * Showing settings: rows for SHOW CONFIG, and --print-settings as table, sample file or reference.
+ * Passwords are in no key; of databases they are masked.
+ */
+#include "conf/settings.h"
+
+#include "base/text.h"
+#include "conf/internal.h"
+
+/* The headings of settings.def between its keys; key NULL marks one. */
+static const struct
+{
+    const char *heading;
+    const struct key *key;
+} lines[] = {
+#define HEADING(text) {text, NULL},
+#define SETTING(name, ...) {NULL, &conf_keys[KEY_##name]},
+#include "conf/settings.def"
+#undef SETTING
+};
+
+bool
+settings_next_row(const struct settings *settings, size_t *cursor, struct settings_row *row_out)
+{
+    if (*cursor >= KEY_COUNT) {
+        return false;
+    }
+    const struct key *key = &conf_keys[*cursor];
+    const char *origin = settings->internal->origins[*cursor];
+
+    row_out->key = key->name;
+    key_print(key, settings, row_out->value, sizeof(row_out->value));
+    row_out->default_value = key->default_value;
+    row_out->is_changeable = key->is_live;
+    text_copy(row_out->origin, sizeof(row_out->origin), origin == NULL ? "default" : origin);
+    (*cursor)++;
+    return true;
+}
+
+/* "1 to 65535", "0 to 1d", or nothing where any text will do. */
+static void
+print_allowed(const struct key *key, char *to, size_t size)
+{
+    char low[32];
+    char high[32];
+
+    to[0] = '\0';
+    if (key->kind == KIND_BOOL) {
+        text_copy(to, size, "0 or 1");
+    } else if (key->kind > KIND_STRING) {
+        key_list_words(key->kind, to, size);
+    } else if (key->kind != KIND_STRING) {
+        key_print_bound(key->kind, key->low, low, sizeof(low));
+        key_print_bound(key->kind, key->high, high, sizeof(high));
+        snprintf(to, size, "%s to %s", low, high);
+    }
+}
+
+static bool
+is_set(const struct settings *settings, const struct key *key)
+{
+    return settings != NULL && settings->internal->origins[key - conf_keys] != NULL;
+}
+
+static void
+print_value(const struct settings *settings, const struct key *key, char *to, size_t size)
+{
+    if (is_set(settings, key)) {
+        key_print(key, settings, to, size);
+    } else {
+        text_copy(to, size, key->default_value);
+    }
+}
+
+static void
+print_database(const struct database *database, const char *lead, FILE *to)
+{
+    fprintf(to, "%s%s =", lead, database->name);
+    if (database->dbname != NULL) {
+        fprintf(to, " dbname=%s", database->dbname);
+    }
+    if (database->user != NULL) {
+        fprintf(to, " user=%s", database->user);
+    }
+    if (database->password != NULL) {
+        fputs(" password=***", to);
+    }
+    for (size_t i = 0; database->keywords[i] != NULL; i++) {
+        bool is_secret = strstr(database->keywords[i], "password") != NULL ||
+                         strstr(database->keywords[i], "secret") != NULL ||
+                         strstr(database->keywords[i], "scram_") != NULL;
+        fprintf(
+            to, " %s='%s'", database->keywords[i], is_secret ? "***" : database->values[i]);
+    }
+    fputc('\n', to);
+}
+
+static void
+print_databases(const struct settings *settings, const char *lead, FILE *to)
+{
+    size_t cursor = 0;
+    const struct database *database;
+
+    while (settings != NULL && (database = settings_next_database(settings, &cursor)) != NULL) {
+        print_database(database, lead, to);
+    }
+}
+
+static void
+print_table(const struct settings *settings, FILE *to)
+{
+    char value[1024];
+
+    for (size_t i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &conf_keys[i];
+        print_value(settings, key, value, sizeof(value));
+        fprintf(to, "%-28s %-24s %-20s %s\n", key->name, value[0] == '\0' ? "''" : value,
+            is_set(settings, key) ? settings->internal->origins[i] : "default", key->help);
+    }
+    print_databases(settings, "database ", to);
+}
+
+static const char ini_top[] =
+    "; pgkeel.ini: every key with its default. Written by: pgkeel --print-settings=ini\n"
+    "; Lines that begin with ; or # are comments. Durations are seconds, or 500ms, 5min, 1h, 1d.\n"
+    "; Each key can also be set as PGKEEL_<KEY> in the environment, and as key=value on the\n"
+    "; command line. %include FILE reads another file.\n"
+    "\n"
+    "[databases]\n"
+    "; name = any connection string of libpq: keywords, or a URL. The name * serves all others.\n"
+    ";app = host=db.example.org port=5432 dbname=app\n"
+    ";two = host=db1,db2 target_session_attrs=read-write pool_size=50 pool_mode=session\n"
+    ";url = postgresql://db.example.org/app?sslmode=verify-full&pool_size=10\n"
+    ";* = host=db.example.org\n"
+    "; Of pgkeel: pool_size min_pool_size reserve_pool_size pool_mode max_db_connections\n"
+    ";   max_db_client_connections server_lifetime query_wait_timeout connect_query\n"
+    ";   datestyle timezone. user and password, when given, hold for every client.\n";
+
+static const char ini_users[] =
+    "\n[users]\n"
+    "; name = pool_size reserve_pool_size pool_mode max_user_connections query_wait_timeout\n"
+    ";reports = pool_mode=session pool_size=5 query_wait_timeout=10min\n"
+    "\n[pgkeel]\n";
+
+static void
+print_ini(const struct settings *settings, FILE *to)
+{
+    char value[1024];
+    char allowed[120];
+
+    fputs(ini_top, to);
+    print_databases(settings, "", to);
+    fputs(ini_users, to);
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        const struct key *key = lines[i].key;
+        if (key == NULL) {
+            fprintf(to, "%s;;; %s\n\n", i == 0 ? "" : "\n", lines[i].heading);
+            continue;
+        }
+        print_value(settings, key, value, sizeof(value));
+        print_allowed(key, allowed, sizeof(allowed));
+        fprintf(to, "; %s\n", key->help);
+        if (allowed[0] != '\0' || !key->is_live) {
+            fprintf(to, "; %s%s%s\n", allowed, allowed[0] != '\0' && !key->is_live ? "; " : "",
+                key->is_live ? "" : "needs a restart");
+        }
+        fprintf(to, "%s%s =%s%s\n", is_set(settings, key) ? "" : ";", key->name,
+            value[0] == '\0' ? "" : " ", value);
+    }
+}
+
+/* A cell must not end early. */
+static void
+print_cell(const char *text, FILE *to)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == '|' || *text == '*') {
+            fputc('\\', to);
+        }
+        fputc(*text, to);
+    }
+}
+
+static void
+print_markdown(const struct settings *settings, FILE *to)
+{
+    char value[1024];
+    char allowed[120];
+
+    fputs("# Settings\n", to);
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        const struct key *key = lines[i].key;
+        if (key == NULL) {
+            fprintf(to, "\n## %s\n\n| key | default | allowed | reload | |\n", lines[i].heading);
+            fputs("|---|---|---|---|---|\n", to);
+            continue;
+        }
+        print_value(settings, key, value, sizeof(value));
+        print_allowed(key, allowed, sizeof(allowed));
+        fprintf(to, "| `%s` | %s%s%s | %s | %s | ", key->name, value[0] == '\0' ? "" : "`", value,
+            value[0] == '\0' ? "" : "`", allowed, key->is_live ? "yes" : "no");
+        print_cell(key->help, to);
+        fputs(" |\n", to);
+    }
+}
+
+void
+settings_print(const struct settings *settings, enum settings_print how, FILE *to)
+{
+    switch (how) {
+    case PRINT_TABLE:
+        print_table(settings, to);
+        return;
+    case PRINT_INI:
+        print_ini(settings, to);
+        return;
+    case PRINT_MARKDOWN:
+        print_markdown(settings, to);
+        return;
+    }
+}

@@ -1,0 +1,380 @@
+/*
+ * One snapshot from all sources: default < file < environment < command line. Called by the daemon at the start
+ * and on reload; calls ini.c, environment.c, then database.c, because databases take defaults from the keys.
+ * A finding never ends the work: every error of every source is reported before settings_load() gives up.
+ */
+#include "conf/settings.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+#include "base/text.h"
+#include "conf/internal.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <strings.h>
+#include <unistd.h>
+
+void
+loader_report(struct loader *loader, enum settings_severity severity, const char *place,
+    const char *key, const char *format, ...)
+{
+    char text[700];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    loader->has_failed = loader->has_failed || severity == SETTINGS_ERROR;
+    loader->report(loader->arg, severity, place, key, text);
+}
+
+char *
+loader_read_file(const char *path, size_t *len_out)
+{
+    struct buf buf = {0};
+    ssize_t got;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return NULL;
+    }
+    do {
+        got = read(fd, buf_room(&buf, 65536), 65536);
+        buf_added(&buf, got > 0 ? (size_t)got : 0);
+    } while (got > 0 || (got < 0 && errno == EINTR));
+    int error = errno;
+    close(fd);
+    char *text = NULL;
+    if (got == 0) {
+        *len_out = buf_len(&buf);
+        text = mem_new(*len_out + 1);
+        memcpy(text, buf_len(&buf) > 0 ? (const void *)buf_head(&buf) : "", *len_out);
+    }
+    if (buf.data != NULL) {
+        explicit_bzero(buf.data, buf.size);
+    }
+    buf_deinit(&buf);
+    errno = error;
+    return text;
+}
+
+static void
+origin_remember(struct loader *loader, const struct key *key, const char *place)
+{
+    char **origin = &loader->settings->internal->origins[key - conf_keys];
+
+    free(*origin);
+    *origin = mem_string(place);
+}
+
+/* Where a key was set, for findings that come after reading. */
+static const char *
+origin_of(const struct settings *settings, size_t index)
+{
+    const char *origin = settings->internal->origins[index];
+
+    return origin == NULL ? "default" : origin;
+}
+
+void
+loader_set(struct loader *loader, const char *place, const char *name, const char *value)
+{
+    const struct key *key = key_find(name);
+    const struct known *known = known_find(name);
+    char why[300];
+
+    if (known != NULL && known_refuses(known, value)) {
+        loader_report(loader, SETTINGS_ERROR, place, name, "%s", known->text);
+    } else if (key != NULL) {
+        origin_remember(loader, key, place);
+        if (!key_read(key, key_member(key, loader->settings), value, why, sizeof(why))) {
+            loader_report(loader, SETTINGS_ERROR, place, name, "%s", why);
+        }
+    } else if (known != NULL) {
+        loader_report(loader, SETTINGS_INFO, place, name, "not needed: %s", known->text);
+    } else {
+        struct guess guess = {NULL, LONGEST_GUESS + 1};
+        guess_key(name, &guess);
+        guess_print(&guess, why, sizeof(why));
+        loader_report(loader, SETTINGS_ERROR, place, name, "unknown key%s", why);
+    }
+}
+
+static void
+raw_free(struct raw_database **raw)
+{
+    if (*raw != NULL) {
+        text_wipe(&(*raw)->value);
+        free((*raw)->name);
+        free(*raw);
+        *raw = NULL;
+    }
+}
+
+void
+loader_add_database(
+    struct loader *loader, const char *place, const char *name, const char *value, bool is_login)
+{
+    struct raw_database *raw = mem_new(sizeof(*raw));
+    struct raw_database *earlier = NULL;
+
+    raw->name = mem_string(name);
+    raw->value = mem_string(value);
+    raw->is_login = is_login;
+    text_copy(raw->place, sizeof(raw->place), place);
+    if (name == NULL) {
+        raw_free(&loader->unnamed);
+        loader->unnamed = raw;
+        return;
+    }
+    HASH_FIND_STR(loader->raw, name, earlier);
+    if (earlier != NULL) {
+        HASH_DEL(loader->raw, earlier);
+        raw_free(&earlier);
+    }
+    HASH_ADD_KEYPTR(hh, loader->raw, raw->name, strlen(raw->name), raw);
+}
+
+static void
+load_defaults(struct settings *settings)
+{
+    char why[300];
+
+    for (size_t i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &conf_keys[i];
+        ensure(key_read(key, key_member(key, settings), key->default_value, why, sizeof(why)));
+    }
+}
+
+static void
+load_overrides(struct loader *loader)
+{
+    const char *const *override = loader->source->overrides;
+
+    for (; override != NULL && *override != NULL; override++) {
+        const char *equals = strchr(*override, '=');
+        if (equals == NULL || equals == *override) {
+            loader_report(loader, SETTINGS_ERROR, "command line", *override, "expected key=value");
+            continue;
+        }
+        char *name = mem_string(*override);
+        name[equals - *override] = '\0';
+        loader_set(loader, "command line", name, equals + 1);
+        free(name);
+    }
+}
+
+/* Texts whose values are words. */
+static void
+check_word(struct loader *loader, size_t index, const char *const *allowed)
+{
+    const char *value = *(const char **)key_member(&conf_keys[index], loader->settings);
+    char list[200] = "";
+    size_t len = 0;
+
+    for (size_t i = 0; allowed[i] != NULL; i++) {
+        if (strcasecmp(allowed[i], value) == 0) {
+            return;
+        }
+        len += (size_t)snprintf(
+            list + len, sizeof(list) - len, "%s%s", i == 0 ? "" : ", ", allowed[i]);
+    }
+    loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, index),
+        conf_keys[index].name, "must be one of %s", list);
+}
+
+static void
+check_texts(struct loader *loader)
+{
+    static const char *const modes[] = {
+        "disable", "allow", "prefer", "require", "verify-ca", "verify-full", NULL};
+    static const char *const facilities[] = {"auth", "authpriv", "daemon", "user", "local0",
+        "local1", "local2", "local3", "local4", "local5", "local6", "local7", NULL};
+    struct settings *settings = loader->settings;
+
+    check_word(loader, KEY_server_tls_sslmode, modes);
+    check_word(loader, KEY_syslog_facility, facilities);
+    /* PgBouncer's word for an empty query, which a bare Sync does cheaper. */
+    if (strcmp(settings->server_check_query, "<empty>") == 0) {
+        free((char *)settings->server_check_query);
+        settings->server_check_query = mem_string("");
+    }
+}
+
+struct userlist_context
+{
+    struct loader *loader;
+    const char *path;
+};
+
+static void
+report_user(void *arg, int line, const char *text)
+{
+    struct userlist_context *context = arg;
+    char place[PLACE_SIZE];
+
+    snprintf(place, sizeof(place), "%s:%d", context->path, line);
+    loader_report(context->loader, SETTINGS_ERROR, place, "", "%s", text);
+}
+
+static void
+load_userlist(struct loader *loader)
+{
+    const char *path = loader->settings->auth_file;
+    struct userlist_context context = {loader, path};
+    size_t len;
+
+    if (path[0] == '\0') {
+        return;
+    }
+    char *text = loader_read_file(path, &len);
+    if (text == NULL) {
+        loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, KEY_auth_file),
+            "auth_file", "cannot read \"%s\": %s", path, strerror(errno));
+        return;
+    }
+    if (!users_parse(loader->users, text, len, report_user, &context)) {
+        loader->has_failed = true;
+    }
+    explicit_bzero(text, len);
+    free(text);
+}
+
+static void
+load_databases(struct loader *loader)
+{
+    struct settings_private *internal = loader->settings->internal;
+    struct raw_database *raw;
+    struct raw_database *next;
+    struct database_entry *entry;
+
+    if (loader->unnamed != NULL) {
+        database_read(loader, loader->unnamed);
+    }
+    HASH_ITER(hh, loader->raw, raw, next)
+    {
+        database_read(loader, raw);
+    }
+    if (HASH_COUNT(internal->databases) == 0 && loader->unnamed == NULL && loader->raw == NULL) {
+        loader_report(loader, SETTINGS_ERROR, loader->source->path == NULL ? "environment" :
+            loader->source->path, "", "no database is configured: set DATABASE_URL or write a "
+            "[databases] section");
+    }
+    internal->order = mem_new((HASH_COUNT(internal->databases) + 1) * sizeof(*internal->order));
+    size_t count = 0;
+    for (entry = internal->databases; entry != NULL; entry = entry->hh.next) {
+        internal->order[count++] = entry;
+    }
+}
+
+/* Without a file nobody chose md5 for the sake of an old client: the stronger way is the default. */
+static void
+choose_auth_type(struct loader *loader)
+{
+    struct settings *settings = loader->settings;
+    bool is_plain = loader->source->path == NULL && loader->source->text == NULL;
+
+    if (is_plain && settings->internal->origins[KEY_auth_type] == NULL) {
+        loader_set(loader, "environment", "auth_type", "scram-sha-256");
+    }
+    if (users_count(loader->users) == 0 && settings->auth_type != AUTH_TYPE_ANY) {
+        loader_report(loader, SETTINGS_WARNING, origin_of(settings, KEY_auth_file), "auth_file",
+            "no user is known, so nobody can log in");
+    }
+}
+
+static void
+loader_deinit(struct loader *loader)
+{
+    struct raw_database *raw;
+    struct raw_database *next;
+
+    HASH_ITER(hh, loader->raw, raw, next)
+    {
+        HASH_DEL(loader->raw, raw);
+        raw_free(&raw);
+    }
+    raw_free(&loader->unnamed);
+}
+
+struct settings *
+settings_load(const struct settings_source *source, settings_report_fn *report, void *arg)
+{
+    struct loader loader = {.source = source, .report = report, .arg = arg};
+
+    loader.settings = mem_new(sizeof(*loader.settings));
+    loader.settings->internal = mem_new(sizeof(*loader.settings->internal));
+    loader.users = users_new();
+    loader.settings->userlist = loader.users;
+    atomic_init(&loader.settings->internal->holders, 1);
+
+    load_defaults(loader.settings);
+    ini_load(&loader);
+    environment_load(&loader);
+    load_overrides(&loader);
+    check_texts(&loader);
+    load_userlist(&loader);
+    load_databases(&loader);
+    choose_auth_type(&loader);
+
+    loader_deinit(&loader);
+    if (loader.has_failed) {
+        settings_release(&loader.settings);
+    }
+    return loader.settings;
+}
+
+struct settings *
+settings_hold(struct settings *settings)
+{
+    atomic_fetch_add_explicit(&settings->internal->holders, 1, memory_order_relaxed);
+    return settings;
+}
+
+static void
+free_private(struct settings_private *internal)
+{
+    struct database_entry *database;
+    struct database_entry *next_database;
+    struct user_settings *user;
+    struct user_settings *next_user;
+
+    HASH_ITER(hh, internal->databases, database, next_database)
+    {
+        HASH_DEL(internal->databases, database);
+        database_free(&database);
+    }
+    HASH_ITER(hh, internal->users, user, next_user)
+    {
+        HASH_DEL(internal->users, user);
+        free(user->name);
+        free(user);
+    }
+    for (size_t i = 0; i < KEY_COUNT; i++) {
+        free(internal->origins[i]);
+    }
+    free(internal->order);
+    free(internal);
+}
+
+void
+settings_release(struct settings **settings)
+{
+    struct settings *gone = *settings;
+
+    *settings = NULL;
+    if (gone == NULL || atomic_fetch_sub(&gone->internal->holders, 1) != 1) {
+        return;
+    }
+    free_private(gone->internal);
+    for (size_t i = 0; i < KEY_COUNT; i++) {
+        if (conf_keys[i].kind == KIND_STRING) {
+            free(*(char **)key_member(&conf_keys[i], gone));
+        }
+    }
+    struct users *users = (struct users *)gone->userlist;
+    users_free(&users);
+    free(gone);
+}

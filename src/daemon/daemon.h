@@ -1,0 +1,60 @@
+/*
+ * The whole of it: main loop, listeners, workers, helpers, pools, settings, and the order in which they begin and end.
+ * Main thread, except where a function says so.
+ *
+ *    daemon ─┬─ workers ─┬─ loop
+ *            │           └─ crowd ── clients
+ *            ├─ pools ── pool ── sides ── backends ── PGconn
+ *            ├─ helpers
+ *            └─ listeners, settings
+ */
+#pragma once
+
+#include "client/client.h"
+#include "conf/settings.h"
+
+struct daemon;
+struct pools;
+struct worker;
+
+struct daemon_options
+{
+    struct settings_source source; /* where settings come from, also on reload */
+    const struct handler *console;
+    bool goes_to_background;
+    bool is_quiet; /* nothing on standard error */
+    const char *user; /* overrides the setting; or NULL */
+};
+
+enum stop_how
+{
+    STOP_DRAIN, /* clients are closed at their next boundary */
+    STOP_WAIT,  /* clients leave by themselves */
+    STOP_NOW,
+};
+
+/* Opens listeners and all the rest with these settings (held). NULL with the reason: nothing is left open then. */
+struct daemon *daemon_new(struct settings *settings, const struct daemon_options *options, struct fail *fail);
+
+/* Serves until told to stop. */
+void daemon_run(struct daemon *daemon);
+void daemon_free(struct daemon **daemon);
+
+/* Begins to stop; a second call is more urgent. */
+void daemon_stop(struct daemon *daemon, enum stop_how how);
+
+/* Reads all settings again; reports findings to the log and, when report is given, there. False: nothing changed. */
+bool daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg);
+
+/* Writes findings of the settings to the log. */
+void daemon_log_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
+    const char *text);
+
+/* For the console. */
+struct loop *daemon_loop(struct daemon *daemon);
+struct pools *daemon_pools(struct daemon *daemon);
+int daemon_worker_count(const struct daemon *daemon);
+struct crowd *daemon_crowd(struct daemon *daemon, int worker);
+int64_t daemon_started_at_us(const struct daemon *daemon);
+
+#define PGKEEL_VERSION "0.1.0"

@@ -1,0 +1,164 @@
+/* The process. Called by main.c and daemon/daemon; calls the kernel. */
+#include "daemon/process.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Our pid file, from writing to removing. */
+static struct
+{
+    char *path; /* owns */
+    int fd;     /* owns; holds the lock */
+} pid_file = {NULL, -1};
+
+/* The parent of a process that went to the background waits at the other end. */
+static int ready_fd = -1;
+
+bool
+process_daemonize(struct fail *fail)
+{
+    int fds[2];
+    char byte;
+
+    if (pipe2(fds, O_CLOEXEC) != 0) {
+        return fail_set(fail, "58000", "could not go to the background: %s", strerror(errno));
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        return fail_set(fail, "58000", "could not go to the background: %s", strerror(errno));
+    }
+    if (child > 0) {
+        close(fds[1]);
+        _exit(read(fds[0], &byte, 1) == 1 ? 0 : 1);
+    }
+    close(fds[0]);
+    ready_fd = fds[1];
+    setsid();
+    return true;
+}
+
+void
+process_is_ready(void)
+{
+    if (ready_fd < 0) {
+        return;
+    }
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; null_fd >= 0 && fd <= 2; fd++) {
+        dup2(null_fd, fd);
+    }
+    close(null_fd);
+    if (write(ready_fd, "", 1) != 1) {
+        log_warn("nobody waits for this process to be ready");
+    }
+    close(ready_fd);
+    ready_fd = -1;
+}
+
+/* PgBouncer does not lock its pid file: whether it lives is asked by number and name. */
+static bool
+is_live_pooler(long pid)
+{
+    char path[64], name[32] = "";
+
+    if (pid <= 0 || pid == getpid()) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "/proc/%ld/comm", pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return false;
+    }
+    bool is_read = fgets(name, sizeof(name), file) != NULL;
+    fclose(file);
+    return is_read && strcmp(name, "pgbouncer\n") == 0;
+}
+
+bool
+process_write_pid(const char *path, struct fail *fail)
+{
+    char text[32] = "";
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+
+    if (fd < 0) {
+        return fail_set(fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
+    }
+    ssize_t len = read(fd, text, sizeof(text) - 1);
+    long old = len > 0 ? strtol(text, NULL, 10) : 0;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 || is_live_pooler(old)) {
+        close(fd);
+        return fail_set(fail, "58000", "pid file \"%s\" belongs to a running process (%ld)", path, old);
+    }
+    if (old > 0) {
+        log_info("pid file \"%s\" was left by a process that is gone (%ld); replacing it", path, old);
+    }
+    int printed = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)printed, 0) != printed) {
+        fail_set(fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
+        close(fd);
+        return false;
+    }
+    /* The way there must still be known after a change of directory. */
+    pid_file.path = realpath(path, NULL);
+    pid_file.fd = fd;
+    return true;
+}
+
+void
+process_remove_pid(void)
+{
+    if (pid_file.path != NULL) {
+        unlink(pid_file.path);
+        close(pid_file.fd);
+        free(pid_file.path);
+        pid_file.path = NULL;
+    }
+}
+
+bool
+process_become(const char *user, struct fail *fail)
+{
+    const struct passwd *entry = getpwnam(user);
+
+    if (entry == NULL) {
+        return fail_set(fail, "58000", "user \"%s\" does not exist on this machine", user);
+    }
+    if (geteuid() == entry->pw_uid) {
+        return true;
+    }
+    if (initgroups(user, entry->pw_gid) != 0 || setgid(entry->pw_gid) != 0 ||
+        setuid(entry->pw_uid) != 0) {
+        return fail_set(fail, "58000", "could not become user \"%s\": %s", user, strerror(errno));
+    }
+    if (setuid(0) == 0) {
+        return fail_set(fail, "58000", "could not give up the rights of root");
+    }
+    prctl(PR_SET_DUMPABLE, 1);
+    return true;
+}
+
+int64_t
+process_raise_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return 1024;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur > INT32_MAX ? INT32_MAX : (int64_t)limit.rlim_cur;
+}

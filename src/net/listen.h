@@ -1,0 +1,55 @@
+/*
+ * Listening sockets, TCP and unix. Belongs to the main thread, which accepts and hands each connection on.
+ */
+#pragma once
+
+#include "base/fail.h"
+#include "net/loop.h"
+
+#include <sys/types.h>
+
+struct listener;
+
+enum { PEER_TEXT_MAX = 64 };
+
+/* A connection that came in; fd is owned by the callee. */
+struct accepted
+{
+    int fd;
+    bool is_unix;
+    char peer[PEER_TEXT_MAX]; /* "10.0.0.7:5012", "[::1]:5012" or "unix:<pid>" */
+    uid_t peer_uid;           /* of a unix socket's peer; -1 otherwise */
+};
+
+struct listen_options
+{
+    int backlog;
+    mode_t unix_mode;
+    gid_t unix_group; /* -1: unchanged */
+    bool reuse_port;
+    int defer_accept_s; /* 0: off */
+};
+
+typedef void (*listen_fn)(void *arg, const struct accepted *accepted);
+
+/* Opens one socket for each address the name stands for ("*" = all); appends to *list. Fails with 58000 and the
+ * kernel's reason: "could not listen on 127.0.0.1:6432: Address already in use". */
+must_check bool listen_tcp(struct listener **list, const char *host, int port,
+    const struct listen_options *options, struct fail *fail);
+
+/* Opens <directory>/.s.PGSQL.<port>. One that a crash left behind is replaced, one that somebody answers on never. */
+must_check bool listen_unix(struct listener **list, const char *directory, int port,
+    const struct listen_options *options, struct fail *fail);
+
+/* Starts accepting in the loop; fn is called for each connection. */
+void listen_start(struct listener *list, struct loop *loop, listen_fn fn, void *arg);
+
+/* Stops accepting for at least a tick, when descriptors ran out. */
+void listen_pause(struct listener *list, bool is_paused);
+
+/* Closes all, removes unix sockets that are still ours, frees the list and clears the pointer. */
+void listen_close(struct listener **list);
+
+/* The next listener of the list and its name for people: "127.0.0.1:6432". */
+struct listener *listen_next(const struct listener *listener);
+const char *listen_name(const struct listener *listener);

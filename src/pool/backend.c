@@ -1,0 +1,418 @@
+/*
+ * A backend's life. Called by pool/pool and pool/scrub; calls net/stream and libpq (only to read what it
+ * knows and to finish). The invariant that matters: nothing is ever written to a stream that holds a
+ * half-sent request, so PostgreSQL never runs half of one client's words with our Terminate behind them.
+ */
+#include "pool/backend.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/state.h"
+#include "base/stats.h"
+#include "pool/pool.h"
+#include "pool/scrub.h"
+
+#include <inttypes.h>
+#include <libpq-fe.h>
+#include <stdatomic.h>
+#include <strings.h>
+#include <sys/socket.h>
+
+/* How long PostgreSQL may take to close after our goodbye before we stop counting it. */
+enum { CLOSING_US = 5000000 };
+
+/* Nobody sends an idle session longer news. */
+enum { IDLE_NEWS_MAX = 8192 };
+
+static const struct
+{
+    const char *name;
+    uint32_t may_become;
+} states[BACKEND_STATES] = {
+    [BACKEND_ALIGNING] = {"login", TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_MOVING) |
+                                       TO(BACKEND_CLOSING)},
+    [BACKEND_IDLE] = {"idle", TO(BACKEND_LEASED) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
+    [BACKEND_LEASED] = {"active", TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_SCRUBBING) |
+                                      TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
+    [BACKEND_SCRUBBING] = {"used", TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_MOVING) |
+                                       TO(BACKEND_CLOSING)},
+    [BACKEND_MOVING] = {"moving", TO(BACKEND_SCRUBBING) | TO(BACKEND_ALIGNING)},
+    [BACKEND_CLOSING] = {"closing", 0},
+};
+
+/* The parameters PostgreSQL reports (documentation, "Asynchronous Operations"), asked of libpq by name. */
+static const struct
+{
+    const char *name;
+    bool is_managed; /* each client has its own */
+} parameters[] = {
+    {"application_name", true},
+    {"client_encoding", true},
+    {"DateStyle", true},
+    {"default_transaction_read_only", false},
+    {"in_hot_standby", false},
+    {"integer_datetimes", false},
+    {"IntervalStyle", true},
+    {"is_superuser", false},
+    {"scram_iterations", false},
+    {"search_path", true},
+    {"server_encoding", false},
+    {"server_version", false},
+    {"session_authorization", false},
+    {"standard_conforming_strings", true},
+    {"TimeZone", true},
+};
+
+enum { PARAMETERS = sizeof(parameters) / sizeof(parameters[0]) };
+
+static void on_event(void *arg, unsigned what);
+static void on_closing_timeout(struct deadline *deadline);
+
+const char *
+backend_state_name(enum backend_state state)
+{
+    return states[state].name;
+}
+
+bool
+backend_manages(const char *name)
+{
+    for (int i = 0; i < PARAMETERS; i++) {
+        if (strcasecmp(parameters[i].name, name) == 0) {
+            return parameters[i].is_managed;
+        }
+    }
+    return false;
+}
+
+void
+backend_reported(const struct backend *backend, struct vars *reported)
+{
+    for (int i = 0; i < PARAMETERS; i++) {
+        const char *value = PQparameterStatus(backend->conn, parameters[i].name);
+        if (value != NULL) {
+            vars_put(reported, parameters[i].name, value);
+        }
+    }
+}
+
+struct backend *
+backend_new(struct pg_conn *conn, struct fail *fail)
+{
+    static _Atomic uint64_t ids;
+    struct backend *backend = mem_new(sizeof(*backend));
+    const char *name, *value;
+    uint32_t cursor = 0;
+    struct vars reported = {0};
+
+    backend->conn = conn;
+    stream_init(&backend->stream, PQsocket(conn), on_event, backend);
+    PQsetnonblocking(conn, 1);
+    if (PQsslInUse(conn) && !stream_use_tls(&backend->stream, PQsslStruct(conn, "OpenSSL"), fail)) {
+        PQfinish(conn);
+        free(backend);
+        return NULL;
+    }
+    backend->id = atomic_fetch_add(&ids, 1) + 1;
+    backend->pid = PQbackendPID(conn);
+    backend->state = BACKEND_MOVING;
+    backend->opened_us = loop_clock_us();
+    backend_reported(backend, &reported);
+    while (vars_next(&reported, &cursor, &name, &value)) {
+        if (backend_manages(name)) {
+            vars_put(&backend->vars, name, value);
+        }
+    }
+    vars_deinit(&reported);
+    return backend;
+}
+
+void
+backend_become(struct backend *backend, enum backend_state state)
+{
+    struct pool_side *side = backend->side;
+
+    ensure(states[backend->state].may_become & TO(state));
+    if (backend->state != BACKEND_MOVING) {
+        TAILQ_REMOVE(&side->in[backend->state], backend, link);
+        side->count[backend->state]--;
+    }
+    backend->state = state;
+    backend->state_since_us = loop_now_us(side->worker->loop);
+    if (state == BACKEND_MOVING) {
+        return;
+    }
+    /* LIFO: the warm ones are used, the others can grow old and go. */
+    TAILQ_INSERT_HEAD(&side->in[state], backend, link);
+    side->count[state]++;
+}
+
+void
+backend_attach(struct backend *backend, struct pool_side *side, enum backend_state state)
+{
+    backend->side = side;
+    backend->ticket = slots_add(&side->worker->backends, backend);
+    watch_attach(&backend->stream.watch, side->worker->loop);
+    if (state == BACKEND_ALIGNING) {
+        backend->state = BACKEND_ALIGNING;
+        backend->state_since_us = loop_now_us(side->worker->loop);
+        TAILQ_INSERT_HEAD(&side->in[state], backend, link);
+        side->count[state]++;
+    } else {
+        backend_become(backend, state);
+    }
+    stream_want_read(&backend->stream, true);
+}
+
+void
+backend_detach(struct backend *backend)
+{
+    ensure(!stream_is_backed_up(&backend->stream) && backend->duty.cancels == 0);
+    deadline_stop(&backend->deadline);
+    backend_become(backend, BACKEND_MOVING);
+    slots_remove(&backend->side->worker->backends, backend->ticket);
+    backend->ticket = 0;
+    watch_detach(&backend->stream.watch);
+    backend->side = NULL;
+}
+
+static void
+free_now(void *arg)
+{
+    struct backend *backend = arg;
+    struct linger reset = {1, 0};
+    int fd = PQsocket(backend->conn);
+
+    stream_deinit(&backend->stream);
+    if (fd >= 0 && !replies_is_settled(&backend->replies)) {
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+        shutdown(fd, SHUT_RDWR);
+    }
+    PQfinish(backend->conn);
+    replies_deinit(&backend->replies);
+    vars_deinit(&backend->vars);
+    free(backend->last_fail);
+    free(backend->refusal);
+    free(backend);
+}
+
+/* Out of its lists; freed at the end of the turn. */
+static void
+bury(struct backend *backend)
+{
+    struct pool_side *side = backend->side;
+
+    deadline_stop(&backend->deadline);
+    TAILQ_REMOVE(&side->in[backend->state], backend, link);
+    side->count[backend->state]--;
+    slots_remove(&side->worker->backends, backend->ticket);
+    watch_want(&backend->stream.watch, 0);
+    loop_bury(side->worker->loop, free_now, backend);
+    stats_add(METRIC_server_disconnects_total, 1);
+}
+
+void
+backend_destroy(struct backend *backend)
+{
+    if (backend->state == BACKEND_MOVING) {
+        free_now(backend);
+        return;
+    }
+    bury(backend);
+}
+
+/* PostgreSQL closed its side, or takes too long: it counts no longer. */
+static void
+closed(struct backend *backend)
+{
+    struct pool_side *side = backend->side;
+
+    bury(backend);
+    pool_backend_gone(side);
+}
+
+static void
+on_closing_timeout(struct deadline *deadline)
+{
+    closed((struct backend *)((char *)deadline - offsetof(struct backend, deadline)));
+}
+
+void
+backend_close(struct backend *backend, const struct fail *fail)
+{
+    static const uint8_t terminate[] = {MSG_TERMINATE, 0, 0, 0, 4};
+    struct stream *stream = &backend->stream;
+
+    ensure(backend->state != BACKEND_CLOSING && backend->state != BACKEND_MOVING);
+    if (fail != NULL) {
+        pool_log(LEVEL_INFO, backend->side, "closing server connection %" PRIu64 " (pid %d): %s",
+            backend->id, backend->pid, fail->text);
+    }
+    deadline_stop(&backend->deadline);
+    backend->holder = NULL;
+    buf_deinit(&stream->in);
+    backend_become(backend, BACKEND_CLOSING);
+    if (replies_is_settled(&backend->replies) && !stream_is_backed_up(stream)) {
+        stream_write(stream, terminate, sizeof(terminate));
+    } else {
+        buf_deinit(&stream->out);
+        shutdown(stream->watch.fd, SHUT_WR);
+    }
+    watch_want(&stream->watch, WATCH_READ);
+    watch_trigger(&stream->watch, WATCH_READ);
+    deadline_start(&backend->deadline, backend->side->worker->loop, CLOSING_US, on_closing_timeout);
+}
+
+bool
+backend_note_parameter(
+    struct backend *backend, const struct message *message, const char **name_out, const char **value_out)
+{
+    struct reader reader = reader_over(message->body, message->body_len);
+
+    *name_out = reader_string(&reader);
+    *value_out = reader_string(&reader);
+    if (!reader_is_done(&reader) || !backend_manages(*name_out)) {
+        return false;
+    }
+    vars_put(&backend->vars, *name_out, *value_out);
+    return true;
+}
+
+bool
+backend_note_error(struct backend *backend, const struct message *message)
+{
+    struct error_fields fields;
+
+    message_parse_error(message->body, message->body_len, &fields);
+    bool is_fatal = strcmp(fields.severity, "FATAL") == 0 || strcmp(fields.severity, "PANIC") == 0;
+    struct fail **kept = is_fatal ? &backend->last_fail : &backend->refusal;
+    if (is_fatal || replies_is_ours(&backend->replies)) {
+        *kept = *kept != NULL ? *kept : mem_new(sizeof(**kept));
+        message_error_to_fail(&fields, *kept);
+    }
+    return is_fatal;
+}
+
+void
+backend_loss(const struct backend *backend, struct fail *fail)
+{
+    if (backend->last_fail != NULL) {
+        *fail = *backend->last_fail;
+        return;
+    }
+    fail_set(fail, "08006", "server connection lost: %s", stream_reason(&backend->stream));
+}
+
+const char *
+backend_host(const struct backend *backend)
+{
+    const char *address = PQhostaddr(backend->conn);
+    const char *host = PQhost(backend->conn);
+
+    return address != NULL && address[0] != '\0' ? address : host != NULL ? host : "";
+}
+
+const char *
+backend_port(const struct backend *backend)
+{
+    const char *port = PQport(backend->conn);
+
+    return port != NULL ? port : "";
+}
+
+void
+backend_send_query(struct backend *backend, const char *sql)
+{
+    struct buf buf = {0};
+
+    message_add_query(&buf, sql);
+    replies_push(&backend->replies, REPLY_QUERY, REPLY_FOR_US);
+    stream_write(&backend->stream, buf_head(&buf), buf_len(&buf));
+    buf_deinit(&buf);
+}
+
+/* An idle backend spoke: harmless news are remembered, anything else is its end. */
+static bool
+is_idle_news(struct backend *backend, const uint8_t *data, size_t len)
+{
+    const char *name, *value;
+    struct message message;
+
+    while (len > 0) {
+        enum message_result result = message_peek(data, len, &message);
+        if (result == MESSAGE_BAD) {
+            return false;
+        }
+        if (result == MESSAGE_MORE || !message_is_complete(&message, len)) {
+            stream_keep(&backend->stream, data, len);
+            return len < MESSAGE_HEADER || message.len <= IDLE_NEWS_MAX;
+        }
+        if (message.type == MSG_PARAMETER_STATUS) {
+            backend_note_parameter(backend, &message, &name, &value);
+        } else if (message.type == MSG_ERROR) {
+            backend_note_error(backend, &message);
+            return false;
+        } else if (message.type != MSG_NOTICE && message.type != MSG_NOTIFICATION) {
+            return false;
+        }
+        data += message.len;
+        len -= message.len;
+    }
+    return true;
+}
+
+static void
+on_idle(struct backend *backend)
+{
+    uint8_t *data;
+    size_t len;
+    enum stream_result result = stream_read(&backend->stream, &data, &len);
+
+    if (result == STREAM_WAIT || (result == STREAM_OK && is_idle_news(backend, data, len))) {
+        return;
+    }
+    pool_idle_died(backend);
+}
+
+static void
+on_closing(struct backend *backend)
+{
+    uint8_t *data;
+    size_t len;
+    enum stream_result result = stream_read(&backend->stream, &data, &len);
+
+    if (result == STREAM_EOF || result == STREAM_ERROR) {
+        closed(backend);
+    }
+}
+
+static void
+on_event(void *arg, unsigned what)
+{
+    struct backend *backend = arg;
+
+    switch (backend->state) {
+    case BACKEND_LEASED:
+        backend->holder->ops->on_backend(backend->holder, what);
+        break;
+    case BACKEND_IDLE:
+        on_idle(backend);
+        break;
+    case BACKEND_ALIGNING:
+    case BACKEND_SCRUBBING:
+        if (what & WATCH_WRITE) {
+            stream_flush(&backend->stream);
+        }
+        scrub_run(backend);
+        break;
+    case BACKEND_CLOSING:
+        if (what & WATCH_WRITE) {
+            stream_flush(&backend->stream);
+        }
+        on_closing(backend);
+        break;
+    case BACKEND_MOVING:
+    case BACKEND_STATES:
+        ensure(!"an event for a backend without a worker");
+    }
+}

@@ -1,0 +1,11 @@
+/*
+ * Cancel requests to PostgreSQL, sent by a helper thread through libpq, which waits until PostgreSQL has
+ * closed that connection: until then the backend is not given to anybody else, so a late cancel never hits
+ * another client's query (PostgreSQL documentation, "Canceling Requests in Progress").
+ */
+#pragma once
+
+struct backend;
+
+/* Asks PostgreSQL to cancel what this backend runs. The backend's worker. */
+void cancel_send(struct backend *backend);

@@ -1,0 +1,47 @@
+/*
+ * Opening connections through libpq, in a helper thread: names, TLS, passwords, several hosts, all that
+ * libpq can, with poll() and our own deadline. The result comes back to the worker that asked. Also the
+ * other things only libpq knows: reading connection strings and making SCRAM verifiers.
+ */
+#pragma once
+
+#include "base/helpers.h"
+#include "base/fail.h"
+#include "net/loop.h"
+
+#include <stdint.h>
+
+struct dial;
+struct pg_conn;
+
+/* What came of it. Called in the loop's thread; owns conn when it is not NULL. */
+typedef void dial_done_fn(void *arg, struct pg_conn *conn, const struct fail *fail);
+
+struct dial_request
+{
+    const char *const *keywords; /* libpq's, NULL-terminated; copied */
+    const char *const *values;
+    int64_t timeout_us;
+    struct loop *loop;
+    struct helpers *helpers;
+    dial_done_fn *done;
+    void (*gone)(void *arg); /* instead of done when the process ends first; any thread */
+    void *arg;
+};
+
+/* Starts dialling. */
+void dial_start(const struct dial_request *request);
+
+/* Whether trying again can help: false for a wrong password, a missing database or role. */
+bool dial_is_permanent(const struct fail *fail);
+
+/* libpq's reading of a connection string or URL; each() once per keyword that is set. False with libpq's words. */
+bool dial_parse_conninfo(const char *conninfo,
+    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error, size_t size);
+
+typedef void dial_verifier_fn(void *arg, char *verifier);
+
+/* Makes a SCRAM-SHA-256 verifier of a plaintext password in a helper thread (SASLprep, PBKDF2) and calls done in the
+ * loop with the string, which it owns then; NULL when that failed. */
+void dial_make_verifier(struct helpers *helpers, struct loop *loop, const char *user,
+    const char *password, dial_verifier_fn *done, void *arg);

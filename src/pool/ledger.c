@@ -1,0 +1,355 @@
+/*
+ * The pool's book. Called by pool/pool; calls nothing. Invariant, under the mutex:
+ *
+ *    total = idle + leased + in transit + dialling + closing,  sum of idle <= total <= limit + reserve
+ */
+#include "pool/ledger.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+
+/* How much longer another worker's oldest waiter must have waited before a backend changes threads for it. */
+enum { HAND_OVER_AFTER_US = 1000 };
+
+static pthread_mutex_t quota_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void
+ledger_init(struct ledger *ledger, int workers)
+{
+    memset(ledger, 0, sizeof(*ledger));
+    pthread_mutex_init(&ledger->mutex, NULL);
+    ledger->workers = workers;
+    ledger->sides = mem_new((size_t)workers * sizeof(*ledger->sides));
+    for (int i = 0; i < workers; i++) {
+        TAILQ_INIT(&ledger->sides[i].waiting);
+    }
+}
+
+void
+ledger_deinit(struct ledger *ledger)
+{
+    ensure(ledger->waiting == 0);
+    pthread_mutex_destroy(&ledger->mutex);
+    free(ledger->sides);
+}
+
+static void
+lock(struct ledger *ledger)
+{
+    if (pthread_mutex_trylock(&ledger->mutex) != 0) {
+        pthread_mutex_lock(&ledger->mutex);
+        ledger->contended++;
+    }
+}
+
+static void
+unlock(struct ledger *ledger)
+{
+    pthread_mutex_unlock(&ledger->mutex);
+}
+
+/* ---- shared limits ---- */
+
+static bool
+quota_take(struct ledger *ledger)
+{
+    bool has_room = true;
+
+    pthread_mutex_lock(&quota_mutex);
+    for (int i = 0; i < 2; i++) {
+        struct quota *quota = ledger->quotas[i];
+        has_room = has_room && (quota == NULL || quota->limit == 0 || quota->used < quota->limit);
+    }
+    for (int i = 0; i < 2 && has_room; i++) {
+        if (ledger->quotas[i] != NULL) {
+            ledger->quotas[i]->used++;
+        }
+    }
+    pthread_mutex_unlock(&quota_mutex);
+    return has_room;
+}
+
+static void
+quota_give_back(struct ledger *ledger)
+{
+    pthread_mutex_lock(&quota_mutex);
+    for (int i = 0; i < 2; i++) {
+        if (ledger->quotas[i] != NULL) {
+            ledger->quotas[i]->used--;
+            ensure(ledger->quotas[i]->used >= 0);
+        }
+    }
+    pthread_mutex_unlock(&quota_mutex);
+}
+
+/* ---- what is said below the lock ---- */
+
+static void
+enqueue_locked(struct ledger *ledger, int worker, struct waiter *waiter)
+{
+    TAILQ_INSERT_TAIL(&ledger->sides[worker].waiting, waiter, link);
+    waiter->is_queued = true;
+    ledger->waiting++;
+}
+
+static void
+dequeue_locked(struct ledger *ledger, int worker, struct waiter *waiter)
+{
+    ensure(waiter->is_queued);
+    TAILQ_REMOVE(&ledger->sides[worker].waiting, waiter, link);
+    waiter->is_queued = false;
+    ledger->waiting--;
+}
+
+/* Counts one more backend when the limit and the quotas allow it. */
+static bool
+count_dial_locked(struct ledger *ledger, int limit)
+{
+    if (ledger->is_dial_barred || (limit > 0 && ledger->total >= limit)) {
+        return false;
+    }
+    if (!quota_take(ledger)) {
+        ledger->is_starved = ledger->waiting > 0;
+        return false;
+    }
+    ledger->is_starved = false;
+    ledger->total++;
+    ledger->arriving++;
+    return true;
+}
+
+static enum ledger_step
+want_dial_locked(struct ledger *ledger)
+{
+    if (ledger->waiting > ledger->arriving && count_dial_locked(ledger, ledger->limit)) {
+        return LEDGER_DIAL;
+    }
+    return LEDGER_WAIT;
+}
+
+/* ---- the calls ---- */
+
+struct ledger_answer
+ledger_request(struct ledger *ledger, int worker, struct waiter *waiter, int64_t now_us)
+{
+    struct ledger_answer answer = {LEDGER_WAIT, worker};
+
+    lock(ledger);
+    ensure(!waiter->is_queued);
+    waiter->since_us = now_us;
+    /* Idle backends while others wait exist only for a moment; whoever is queued comes first. */
+    if (ledger->sides[worker].idle > 0 && TAILQ_EMPTY(&ledger->sides[worker].waiting)) {
+        ledger->sides[worker].idle--;
+        answer.step = LEDGER_TAKE;
+        unlock(ledger);
+        return answer;
+    }
+    enqueue_locked(ledger, worker, waiter);
+    for (int i = 1; i < ledger->workers && ledger->waiting > ledger->arriving; i++) {
+        int other = (worker + i) % ledger->workers;
+        if (ledger->sides[other].idle > 0) {
+            ledger->sides[other].idle--;
+            ledger->arriving++;
+            answer = (struct ledger_answer){LEDGER_ASK, other};
+            break;
+        }
+    }
+    if (answer.step == LEDGER_WAIT) {
+        answer.step = want_dial_locked(ledger);
+    }
+    unlock(ledger);
+    return answer;
+}
+
+bool
+ledger_leave(struct ledger *ledger, int worker, struct waiter *waiter)
+{
+    lock(ledger);
+    bool was_queued = waiter->is_queued;
+    if (was_queued) {
+        dequeue_locked(ledger, worker, waiter);
+    }
+    unlock(ledger);
+    return was_queued;
+}
+
+/* The worker whose oldest waiter is next: the own one unless somebody waits clearly longer. */
+static int
+next_worker_locked(const struct ledger *ledger, int worker)
+{
+    const struct waiter *own = TAILQ_FIRST(&ledger->sides[worker].waiting);
+    int64_t best_us = own != NULL ? own->since_us - HAND_OVER_AFTER_US : INT64_MAX;
+    int best = worker;
+
+    for (int i = 0; i < ledger->workers; i++) {
+        const struct waiter *first = TAILQ_FIRST(&ledger->sides[i].waiting);
+        if (i != worker && first != NULL && first->since_us < best_us) {
+            best_us = first->since_us;
+            best = i;
+        }
+    }
+    return best;
+}
+
+struct ledger_grant
+ledger_return(struct ledger *ledger, int worker)
+{
+    struct ledger_grant grant = {.kind = GRANT_IDLE, .worker = worker};
+
+    lock(ledger);
+    if (ledger->limit > 0 && ledger->total > ledger->limit + ledger->reserve) {
+        grant.kind = GRANT_CLOSE;
+    } else if (ledger->waiting > 0) {
+        grant.worker = next_worker_locked(ledger, worker);
+        struct waiter *waiter = TAILQ_FIRST(&ledger->sides[grant.worker].waiting);
+        dequeue_locked(ledger, grant.worker, waiter);
+        grant.ticket = waiter->ticket;
+        grant.kind = grant.worker == worker ? GRANT_OWN : GRANT_OTHER;
+        grant.waiter = grant.worker == worker ? waiter : NULL;
+    } else if (ledger->limit > 0 && ledger->total > ledger->limit) {
+        grant.kind = GRANT_CLOSE;
+    } else {
+        ledger->sides[worker].idle++;
+    }
+    unlock(ledger);
+    return grant;
+}
+
+void
+ledger_arrived(struct ledger *ledger)
+{
+    lock(ledger);
+    ensure(ledger->arriving > 0);
+    ledger->arriving--;
+    unlock(ledger);
+}
+
+bool
+ledger_take_idle(struct ledger *ledger, int worker)
+{
+    lock(ledger);
+    bool taken = ledger->sides[worker].idle > 0;
+    if (taken) {
+        ledger->sides[worker].idle--;
+    }
+    unlock(ledger);
+    return taken;
+}
+
+enum ledger_step
+ledger_closed(struct ledger *ledger)
+{
+    lock(ledger);
+    ensure(ledger->total > 0);
+    ledger->total--;
+    quota_give_back(ledger);
+    enum ledger_step step = want_dial_locked(ledger);
+    unlock(ledger);
+    return step;
+}
+
+enum ledger_step
+ledger_want_dial(struct ledger *ledger)
+{
+    lock(ledger);
+    enum ledger_step step = want_dial_locked(ledger);
+    unlock(ledger);
+    return step;
+}
+
+static int64_t
+oldest_since_locked(const struct ledger *ledger)
+{
+    int64_t oldest = 0;
+
+    for (int i = 0; i < ledger->workers; i++) {
+        const struct waiter *first = TAILQ_FIRST(&ledger->sides[i].waiting);
+        if (first != NULL && (oldest == 0 || first->since_us < oldest)) {
+            oldest = first->since_us;
+        }
+    }
+    return oldest;
+}
+
+enum ledger_step
+ledger_want_spare(
+    struct ledger *ledger, int min_size, int64_t reserve_after_us, int64_t now_us)
+{
+    enum ledger_step step = LEDGER_WAIT;
+
+    lock(ledger);
+    int64_t oldest = oldest_since_locked(ledger);
+    bool is_reserve_due = ledger->reserve > 0 && oldest > 0 && now_us - oldest > reserve_after_us;
+    if (ledger->total < min_size) {
+        step = count_dial_locked(ledger, ledger->limit) ? LEDGER_DIAL : LEDGER_WAIT;
+    } else if (is_reserve_due && ledger->waiting > ledger->arriving) {
+        step = count_dial_locked(ledger, ledger->limit + ledger->reserve) ? LEDGER_DIAL : LEDGER_WAIT;
+    }
+    unlock(ledger);
+    return step;
+}
+
+void
+ledger_set_limits(struct ledger *ledger, int limit, int reserve)
+{
+    lock(ledger);
+    ledger->limit = limit;
+    ledger->reserve = reserve;
+    unlock(ledger);
+}
+
+void
+ledger_set_quota(struct quota *quota, int limit)
+{
+    pthread_mutex_lock(&quota_mutex);
+    quota->limit = limit;
+    pthread_mutex_unlock(&quota_mutex);
+}
+
+bool
+ledger_has_idle(struct ledger *ledger, int worker)
+{
+    lock(ledger);
+    bool has_idle = ledger->sides[worker].idle > 0;
+    unlock(ledger);
+    return has_idle;
+}
+
+void
+ledger_bar_dials(struct ledger *ledger, bool is_barred)
+{
+    lock(ledger);
+    ledger->is_dial_barred = is_barred;
+    unlock(ledger);
+}
+
+struct waiter *
+ledger_pop(struct ledger *ledger, int worker)
+{
+    lock(ledger);
+    struct waiter *waiter = TAILQ_FIRST(&ledger->sides[worker].waiting);
+    if (waiter != NULL) {
+        dequeue_locked(ledger, worker, waiter);
+    }
+    unlock(ledger);
+    return waiter;
+}
+
+struct ledger_view
+ledger_look(struct ledger *ledger)
+{
+    struct ledger_view view = {0};
+
+    lock(ledger);
+    view.total = ledger->total;
+    view.waiting = ledger->waiting;
+    view.arriving = ledger->arriving;
+    view.limit = ledger->limit;
+    view.is_starved = ledger->is_starved && ledger->waiting > 0;
+    view.oldest_since_us = oldest_since_locked(ledger);
+    for (int i = 0; i < ledger->workers; i++) {
+        view.idle += ledger->sides[i].idle;
+    }
+    unlock(ledger);
+    return view;
+}

@@ -1,0 +1,290 @@
+/*
+ * Conversations of our own, one step after the other:
+ *
+ *    dialled:     ALIGN ─► CONNECT ──────────────────────────────► DONE ─► offered to the pool
+ *    after use:   DRAIN ─► CANCELS ─► ROLLBACK ─► RESET ─────────► DONE
+ *
+ * A step is entered (something may be sent), then it is over when every reply was read and dropped. Called by
+ * pool/pool and by backend events; calls pool_offer() or backend_close().
+ */
+#include "pool/scrub.h"
+
+#include "base/state.h"
+#include "conf/settings.h"
+#include "pool/pools.h"
+
+static void
+on_timeout(struct deadline *deadline)
+{
+    struct backend *backend = (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
+    struct fail fail;
+
+    fail_set(&fail, "08006", "no answer while %s",
+        backend->state == BACKEND_ALIGNING ? "logging in" : "cleaning up after a client");
+    if (backend->state == BACKEND_ALIGNING) {
+        pool_dial_failed(backend->side, &fail);
+    }
+    backend_close(backend, &fail);
+}
+
+static void
+give_up(struct backend *backend, const struct fail *fail)
+{
+    if (backend->state == BACKEND_ALIGNING) {
+        pool_dial_failed(backend->side, fail);
+    }
+    backend_close(backend, fail);
+}
+
+static void
+start_deadline(struct backend *backend)
+{
+    struct pool_worker *worker = backend->side->worker;
+
+    deadline_start(
+        &backend->deadline, worker->loop, worker->settings->cancel_wait_timeout, on_timeout);
+}
+
+static void
+send_sync(struct backend *backend)
+{
+    static const uint8_t sync[] = {MSG_SYNC, 0, 0, 0, 4};
+
+    replies_push(&backend->replies, REPLY_SYNC, REPLY_FOR_US);
+    stream_write(&backend->stream, sync, sizeof(sync));
+}
+
+/* A client left during COPY IN: PostgreSQL waits for data until it is told that none comes. */
+static void
+end_copy(struct backend *backend)
+{
+    static const uint8_t fail_copy[] = {MSG_COPY_FAIL, 0, 0, 0, 16, 'c', 'l', 'i', 'e', 'n', 't', ' ',
+        'l', 'e', 'f', 't', 0};
+
+    if (backend->replies.copy != COPY_IN && backend->replies.copy != COPY_BOTH) {
+        return;
+    }
+    backend->replies.copy = COPY_ENDS;
+    stream_write(&backend->stream, fail_copy, sizeof(fail_copy));
+    /* In the extended protocol the failure skips to a Sync that the client will not send any more; behind a
+     * Query it is one more question with one more answer. */
+    send_sync(backend);
+}
+
+static void
+enter_step(struct backend *backend)
+{
+    const struct settings *settings = backend->side->worker->settings;
+
+    switch (backend->duty.step) {
+    case SCRUB_ALIGN:
+        send_sync(backend);
+        break;
+    case SCRUB_CONNECT: {
+        const char *query = settings_connect_query(settings, backend->side->pool->database);
+        if (query != NULL && query[0] != '\0') {
+            backend_send_query(backend, query);
+        }
+        break;
+    }
+    case SCRUB_DRAIN:
+        end_copy(backend);
+        if (backend->replies.is_skipping) {
+            send_sync(backend);
+        }
+        break;
+    case SCRUB_ROLLBACK:
+        if (backend->replies.status != 'I') {
+            backend->duty.is_dirty = true;
+            backend_send_query(backend, "ROLLBACK");
+        }
+        break;
+    case SCRUB_RESET:
+        if (backend->duty.is_dirty && settings->server_reset_query[0] != '\0') {
+            backend_send_query(backend, settings->server_reset_query);
+        }
+        break;
+    case SCRUB_CANCELS:
+        start_deadline(backend);
+        break;
+    case SCRUB_DONE:
+        break;
+    }
+}
+
+/* Settings that PostgreSQL does not report went with the reset. */
+static void
+forget_extras(struct backend *backend)
+{
+    const char *name, *value;
+    uint32_t cursor = 0;
+
+    while (vars_next(&backend->vars, &cursor, &name, &value)) {
+        if (!backend_manages(name)) {
+            vars_remove(&backend->vars, name);
+            cursor = 0;
+        }
+    }
+}
+
+/* Whether the step's work is done; false with the reason when it went wrong, true in *waits_out when
+ * something is still to come. */
+static bool
+finish_step(struct backend *backend, bool *waits_out, struct fail *fail)
+{
+    struct replies *replies = &backend->replies;
+
+    *waits_out = !replies_is_empty(replies) || stream_is_backed_up(&backend->stream);
+    if (backend->duty.step == SCRUB_CANCELS) {
+        *waits_out = *waits_out || backend->duty.cancels > 0;
+    }
+    if (*waits_out) {
+        return true;
+    }
+    if (replies->is_broken && backend->duty.step != SCRUB_DRAIN) {
+        return fail_set(fail, backend->refusal != NULL ? backend->refusal->sqlstate : "08P01",
+            "%s failed: %s",
+            backend->duty.step == SCRUB_CONNECT ? "connect_query"
+            : backend->duty.step == SCRUB_RESET ? "server_reset_query"
+                                                : "a request of our own",
+            backend->refusal != NULL ? backend->refusal->text : "no reason given");
+    }
+    bool must_be_idle = backend->duty.step != SCRUB_DRAIN && backend->duty.step != SCRUB_CANCELS;
+    if (must_be_idle && !replies_is_settled(replies)) {
+        return fail_set(fail, "08P01", "the session is still in a transaction after its end");
+    }
+    if (backend->duty.step == SCRUB_RESET && backend->duty.is_dirty) {
+        forget_extras(backend);
+        backend->duty.is_dirty = false;
+    }
+    return true;
+}
+
+static void
+done(struct backend *backend)
+{
+    deadline_stop(&backend->deadline);
+    if (backend->state == BACKEND_ALIGNING) {
+        pool_dial_succeeded(backend);
+    }
+    pool_offer(backend);
+}
+
+static void
+advance(struct backend *backend)
+{
+    struct fail fail;
+    bool waits;
+
+    for (;;) {
+        if (!finish_step(backend, &waits, &fail)) {
+            give_up(backend, &fail);
+            return;
+        }
+        if (waits) {
+            return;
+        }
+        backend->replies.is_broken = false;
+        backend->duty.step++;
+        if (backend->duty.step == SCRUB_DRAIN || backend->duty.step == SCRUB_DONE) {
+            done(backend);
+            return;
+        }
+        enter_step(backend);
+    }
+}
+
+/* Reads and drops what came. False with the reason when the stream is lost. */
+static bool
+swallow(struct backend *backend, const uint8_t *data, size_t len, struct fail *fail)
+{
+    const char *name, *value;
+    struct message message;
+    size_t size;
+
+    loop_scratch(backend->side->worker->loop, &size);
+    while (len > 0) {
+        if (backend->skip_len > 0) {
+            uint32_t skip = backend->skip_len < len ? backend->skip_len : (uint32_t)len;
+            backend->skip_len -= skip;
+            data += skip;
+            len -= skip;
+            continue;
+        }
+        enum message_result result = message_peek(data, len, &message);
+        bool is_whole = result == MESSAGE_OK && message_is_complete(&message, len);
+        if (result == MESSAGE_MORE || (result == MESSAGE_OK && !is_whole && message.len <= size)) {
+            stream_keep(&backend->stream, data, len);
+            return true;
+        }
+        if (result == MESSAGE_BAD || (message.type == MSG_READY && !is_whole) ||
+            (message.type == MSG_ERROR && is_whole && backend_note_error(backend, &message)) ||
+            replies_take(&backend->replies, &message) == REPLY_UNEXPECTED) {
+            if (backend->last_fail != NULL) {
+                *fail = *backend->last_fail;
+                return false;
+            }
+            return fail_set(fail, "08P01", "unexpected message from the server");
+        }
+        if (message.type == MSG_PARAMETER_STATUS && is_whole) {
+            backend_note_parameter(backend, &message, &name, &value);
+        }
+        backend->skip_len = is_whole ? 0 : message.len - (uint32_t)len;
+        data += is_whole ? message.len : len;
+        len -= is_whole ? message.len : len;
+    }
+    return true;
+}
+
+void
+scrub_run(struct backend *backend)
+{
+    struct fail fail;
+    uint8_t *data;
+    size_t len;
+
+    switch (stream_read(&backend->stream, &data, &len)) {
+    case STREAM_OK:
+        if (!swallow(backend, data, len, &fail)) {
+            give_up(backend, &fail);
+            return;
+        }
+        break;
+    case STREAM_WAIT:
+        break;
+    case STREAM_EOF:
+    case STREAM_ERROR:
+        backend_loss(backend, &fail);
+        give_up(backend, &fail);
+        return;
+    }
+    advance(backend);
+}
+
+void
+scrub_align(struct backend *backend)
+{
+    const struct settings *settings = backend->side->worker->settings;
+
+    ensure(backend->state == BACKEND_ALIGNING);
+    backend->duty.step = SCRUB_ALIGN;
+    deadline_start(&backend->deadline, backend->side->worker->loop, settings->server_connect_timeout,
+        on_timeout);
+    enter_step(backend);
+}
+
+void
+scrub_start(struct backend *backend)
+{
+    ensure(backend->state == BACKEND_SCRUBBING);
+    replies_orphan(&backend->replies);
+    backend->replies.is_broken = false;
+    backend->duty.step = SCRUB_DRAIN;
+    /* Without a cancel the client asked for this work and left properly: it may take its time, as it
+     * would on a direct connection. */
+    if (backend->duty.cancels > 0) {
+        start_deadline(backend);
+    }
+    enter_step(backend);
+    advance(backend);
+}

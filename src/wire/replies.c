@@ -1,0 +1,302 @@
+/*
+ * The reply queue. Called by pool/ (our own requests) and client/relay; calls nothing.
+ *
+ *    sent:  P  B  E  S  Q          came:  1 2 D D C Z    D C Z
+ *    queue: ─────────────► head    each pops what it completes; an error drops all up to its Sync
+ */
+#include "wire/replies.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+
+enum { OWNER_BIT = REPLY_FOR_US, KIND_MASK = 0x7f };
+
+void
+replies_deinit(struct replies *replies)
+{
+    free(replies->ring);
+    memset(replies, 0, sizeof(*replies));
+}
+
+static uint8_t *
+entry(const struct replies *replies, uint32_t i)
+{
+    return &replies->ring[(replies->head + i) & (replies->size - 1)];
+}
+
+static enum reply_kind
+kind_at(const struct replies *replies, uint32_t i)
+{
+    return (enum reply_kind)(*entry(replies, i) & KIND_MASK);
+}
+
+static void
+grow(struct replies *replies)
+{
+    uint32_t size = replies->size == 0 ? 16 : replies->size * 2;
+    uint8_t *ring = mem_new(size);
+
+    for (uint32_t i = 0; i < replies->count; i++) {
+        ring[i] = *entry(replies, i);
+    }
+    free(replies->ring);
+    replies->ring = ring;
+    replies->size = size;
+    replies->head = 0;
+}
+
+static void
+append(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
+{
+    if (replies->count == replies->size) {
+        grow(replies);
+    }
+    replies->count++;
+    *entry(replies, replies->count - 1) = (uint8_t)kind | (uint8_t)owner;
+}
+
+static void
+pop(struct replies *replies)
+{
+    replies->head = (replies->head + 1) & (replies->size - 1);
+    replies->count--;
+}
+
+void
+replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
+{
+    if (kind == REPLY_SYNC && replies->copy == COPY_IN) {
+        kind = REPLY_STRAY_SYNC;
+    }
+    /* After an error PostgreSQL discards everything up to the next Sync, Query included. */
+    if (replies->is_skipping && kind != REPLY_SYNC) {
+        return;
+    }
+    replies->is_skipping = false;
+    append(replies, kind, owner);
+}
+
+/* ---- what a client may send, and what it is answered with ---- */
+
+enum { ANSWER_NONE = 0x20, ANSWER_COPY_END = 0x21, ANSWER_FORBIDDEN = 0 };
+
+static const uint8_t answers[256] = {
+    [MSG_PARSE] = REPLY_PARSE + 1,
+    [MSG_BIND] = REPLY_BIND + 1,
+    [MSG_CLOSE] = REPLY_CLOSE + 1,
+    [MSG_DESCRIBE] = REPLY_DESCRIBE + 1,
+    [MSG_EXECUTE] = REPLY_EXECUTE + 1,
+    [MSG_SYNC] = REPLY_SYNC + 1,
+    [MSG_QUERY] = REPLY_QUERY + 1,
+    [MSG_FUNCTION_CALL] = REPLY_FUNCTION + 1,
+    [MSG_FLUSH] = ANSWER_NONE,
+    [MSG_COPY_DATA] = ANSWER_NONE,
+    [MSG_COPY_DONE] = ANSWER_COPY_END,
+    [MSG_COPY_FAIL] = ANSWER_COPY_END,
+};
+
+bool
+replies_may_send(uint8_t type)
+{
+    return answers[type] != ANSWER_FORBIDDEN;
+}
+
+bool
+replies_sent(struct replies *replies, uint8_t type)
+{
+    uint8_t answer = answers[type];
+
+    if (answer == ANSWER_FORBIDDEN) {
+        return false;
+    }
+    if (answer == ANSWER_COPY_END && replies->copy == COPY_IN) {
+        replies->copy = COPY_ENDS;
+    }
+    if (answer < ANSWER_NONE) {
+        replies_push(replies, (enum reply_kind)(answer - 1), REPLY_FOR_CLIENT);
+    }
+    return true;
+}
+
+/* ---- what comes back ---- */
+
+#define ON(kind) (1u << (kind))
+
+enum
+{
+    EXTENDED = ON(REPLY_PARSE) | ON(REPLY_BIND) | ON(REPLY_CLOSE) | ON(REPLY_DESCRIBE) |
+               ON(REPLY_EXECUTE) | ON(REPLY_SYNC) | ON(REPLY_STRAY_SYNC),
+    RUNS = ON(REPLY_EXECUTE) | ON(REPLY_QUERY),
+};
+
+/* Which heads of the queue a reply may answer, and which of them it completes. */
+static const struct expectation
+{
+    uint16_t answers;
+    uint16_t completes;
+} expectations[256] = {
+    [MSG_PARSE_COMPLETE] = {ON(REPLY_PARSE), ON(REPLY_PARSE)},
+    [MSG_BIND_COMPLETE] = {ON(REPLY_BIND), ON(REPLY_BIND)},
+    [MSG_CLOSE_COMPLETE] = {ON(REPLY_CLOSE), ON(REPLY_CLOSE)},
+    [MSG_PARAMETER_DESCRIPTION] = {ON(REPLY_DESCRIBE), 0},
+    [MSG_ROW_DESCRIPTION] = {ON(REPLY_DESCRIBE) | ON(REPLY_QUERY), ON(REPLY_DESCRIBE)},
+    [MSG_NO_DATA] = {ON(REPLY_DESCRIBE), ON(REPLY_DESCRIBE)},
+    [MSG_DATA_ROW] = {RUNS, 0},
+    [MSG_COMMAND_COMPLETE] = {RUNS, ON(REPLY_EXECUTE)},
+    [MSG_EMPTY_QUERY] = {RUNS, ON(REPLY_EXECUTE)},
+    [MSG_PORTAL_SUSPENDED] = {ON(REPLY_EXECUTE), ON(REPLY_EXECUTE)},
+    [MSG_COPY_IN] = {RUNS, 0},
+    [MSG_COPY_OUT] = {RUNS, 0},
+    [MSG_COPY_BOTH] = {RUNS, 0},
+    [MSG_COPY_DATA] = {RUNS, 0},
+    [MSG_COPY_DONE] = {RUNS, 0},
+    [MSG_FUNCTION_RESULT] = {ON(REPLY_FUNCTION), 0},
+    [MSG_READY] = {ON(REPLY_SYNC) | ON(REPLY_QUERY) | ON(REPLY_FUNCTION) | ON(REPLY_STRAY_SYNC),
+        ON(REPLY_SYNC) | ON(REPLY_QUERY) | ON(REPLY_FUNCTION) | ON(REPLY_STRAY_SYNC)},
+    [MSG_ERROR] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
+    [MSG_NOTICE] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
+    [MSG_NOTIFICATION] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
+    [MSG_PARAMETER_STATUS] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
+};
+
+/* Drops the Syncs directly behind the head: PostgreSQL reads and ignores them while it waits for data. */
+static void
+drop_syncs_behind_head(struct replies *replies, unsigned kinds)
+{
+    uint8_t head = *entry(replies, 0);
+    uint32_t dropped = 0;
+
+    while (replies->count > dropped + 1 && kinds & ON(kind_at(replies, dropped + 1))) {
+        dropped++;
+    }
+    replies->head = (replies->head + dropped) & (replies->size - 1);
+    replies->count -= dropped;
+    *entry(replies, 0) = head;
+}
+
+/* An error skips to the Sync of its request; the Query and FunctionCall protocols end by themselves. */
+static void
+skip_to_sync(struct replies *replies)
+{
+    while (replies->count > 0 && kind_at(replies, 0) != REPLY_SYNC) {
+        /* A Sync sent during a COPY that fails now: the last such is the one answered, unless a
+         * regular Sync follows. */
+        if (kind_at(replies, 0) == REPLY_STRAY_SYNC && replies->count == 1) {
+            *entry(replies, 0) = (uint8_t)((*entry(replies, 0) & OWNER_BIT) | REPLY_SYNC);
+            return;
+        }
+        pop(replies);
+    }
+    replies->is_skipping = replies->count == 0;
+}
+
+static void
+follow_copy(struct replies *replies, uint8_t type)
+{
+    switch (type) {
+    case MSG_COPY_IN:
+        replies->copy = COPY_IN;
+        drop_syncs_behind_head(replies, ON(REPLY_SYNC));
+        break;
+    case MSG_COPY_OUT:
+        replies->copy = COPY_OUT;
+        break;
+    case MSG_COPY_BOTH:
+        replies->copy = COPY_BOTH;
+        break;
+    case MSG_COMMAND_COMPLETE:
+        if (replies->copy == COPY_ENDS || replies->copy == COPY_IN) {
+            drop_syncs_behind_head(replies, ON(REPLY_STRAY_SYNC));
+        }
+        replies->copy = COPY_NONE;
+        break;
+    default:
+        replies->copy = COPY_NONE;
+        break;
+    }
+}
+
+static void
+take_error(struct replies *replies)
+{
+    enum reply_kind head = kind_at(replies, 0);
+    bool was_copy = replies->copy == COPY_IN || replies->copy == COPY_ENDS;
+
+    replies->copy = COPY_NONE;
+    if (*entry(replies, 0) & OWNER_BIT) {
+        replies->is_broken = true;
+    }
+    if (head != REPLY_QUERY && head != REPLY_FUNCTION) {
+        skip_to_sync(replies);
+    } else if (was_copy) {
+        drop_syncs_behind_head(replies, ON(REPLY_STRAY_SYNC));
+    }
+}
+
+/* What changes beside the queue's head. */
+static void
+follow(struct replies *replies, const struct message *message)
+{
+    switch (message->type) {
+    case MSG_COPY_IN:
+    case MSG_COPY_OUT:
+    case MSG_COPY_BOTH:
+        follow_copy(replies, message->type);
+        break;
+    case MSG_COMMAND_COMPLETE:
+        if (replies->copy != COPY_NONE) {
+            follow_copy(replies, message->type);
+        }
+        break;
+    case MSG_ERROR:
+        take_error(replies);
+        break;
+    case MSG_READY:
+        replies->copy = COPY_NONE;
+        break;
+    default:
+        break;
+    }
+}
+
+enum reply_verdict
+replies_take(struct replies *replies, const struct message *message)
+{
+    const struct expectation *expected = &expectations[message->type];
+    bool is_async = message->type == MSG_NOTICE || message->type == MSG_NOTIFICATION ||
+                    message->type == MSG_PARAMETER_STATUS;
+
+    if (replies->count == 0) {
+        return is_async ? REPLY_FORWARD : REPLY_UNEXPECTED;
+    }
+    unsigned head = ON(kind_at(replies, 0));
+    bool is_ours = (*entry(replies, 0) & OWNER_BIT) != 0;
+    if (!(expected->answers & head)) {
+        return REPLY_UNEXPECTED;
+    }
+    if (message->type == MSG_READY) {
+        if (message->body_len != 1 || memchr("ITE", message->body[0], 3) == NULL) {
+            return REPLY_UNEXPECTED;
+        }
+        replies->status = (char)message->body[0];
+    }
+    follow(replies, message);
+    if (expected->completes & head) {
+        pop(replies);
+    }
+    return is_ours && message->type != MSG_NOTIFICATION ? REPLY_SWALLOW : REPLY_FORWARD;
+}
+
+bool
+replies_is_ours(const struct replies *replies)
+{
+    return replies->count > 0 && (*entry(replies, 0) & OWNER_BIT) != 0;
+}
+
+void
+replies_orphan(struct replies *replies)
+{
+    for (uint32_t i = 0; i < replies->count; i++) {
+        *entry(replies, i) |= OWNER_BIT;
+    }
+}

@@ -1,0 +1,96 @@
+/*
+ * The ordered queue of replies that a backend still owes. Each thing sent to it pushes what must come back and for
+ * whom; each thing that comes back pops (PostgreSQL documentation, "Frontend/Backend Protocol", "Message
+ * Flow"). What does not fit the head of the queue is unexpected: that backend has lost its place and is
+ * closed, so nobody ever reads a reply that belongs to somebody else.
+ *
+ * Owned by one backend, one byte an entry, no I/O.
+ */
+#pragma once
+
+#include "wire/message.h"
+
+enum reply_kind
+{
+    REPLY_PARSE,
+    REPLY_BIND,
+    REPLY_CLOSE,
+    REPLY_DESCRIBE,
+    REPLY_EXECUTE,
+    REPLY_SYNC,
+    REPLY_QUERY,
+    REPLY_FUNCTION,
+    REPLY_STRAY_SYNC, /* sent during COPY IN: only answered if the COPY has failed by then */
+};
+
+enum reply_owner
+{
+    REPLY_FOR_CLIENT = 0,
+    REPLY_FOR_US = 0x80, /* our own request: nobody else sees its reply */
+};
+
+enum reply_verdict
+{
+    REPLY_FORWARD,
+    REPLY_SWALLOW,
+    REPLY_UNEXPECTED,
+};
+
+enum copy_state
+{
+    COPY_NONE,
+    COPY_IN,   /* the backend waits for data */
+    COPY_ENDS, /* CopyDone or CopyFail was sent */
+    COPY_OUT,
+    COPY_BOTH,
+};
+
+struct replies
+{
+    uint8_t *ring; /* owns; size is a power of two */
+    uint32_t size;
+    uint32_t head;
+    uint32_t count;
+    bool is_skipping;     /* an error came, and its Sync was not sent yet */
+    enum copy_state copy;
+    char status;          /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
+    bool is_broken;       /* an error came for one of our own requests since replies_watch() */
+};
+
+enum { REPLIES_MAX = 1 << 20 };
+
+void replies_deinit(struct replies *replies);
+
+/* A request was sent. Nothing is pushed for Flush and copy data; Sync knows about COPY. */
+void replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner owner);
+
+/* Whether a client may send such a message at all after login. */
+must_check bool replies_may_send(uint8_t type);
+
+/* The client's message of this type was forwarded: pushes what it will be answered with, if anything.
+ * False when a client may not send such a message now. */
+must_check bool replies_sent(struct replies *replies, uint8_t type);
+
+/* A message came from the backend; pops what it answers. Asynchronous ones (Notice, Notification, ParameterStatus)
+ * follow the head of the queue. */
+enum reply_verdict replies_take(struct replies *replies, const struct message *message);
+
+/* Hands all that was for the client to us: it is gone, its replies are read and dropped. */
+void replies_orphan(struct replies *replies);
+
+/* Whether the oldest unanswered request is our own. */
+bool replies_is_ours(const struct replies *replies);
+
+static inline bool
+replies_is_empty(const struct replies *replies)
+{
+    return replies->count == 0;
+}
+
+/* Everything was answered, and nothing keeps this backend from serving somebody else. */
+static inline bool
+replies_is_settled(const struct replies *replies)
+{
+    return replies->count == 0 && replies->status == 'I' && replies->copy == COPY_NONE &&
+           !replies->is_skipping;
+}
