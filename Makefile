@@ -12,7 +12,6 @@ PYTEST_ARGS ?= -q
 T ?= tests/integration
 # Left to right: a folder includes itself and those before it, and its unit tests link nothing else.
 LAYERS := base wire conf net pool client daemon ops
-
 B := build/$(FLAVOUR)
 BIN := $(if $(filter plain,$(FLAVOUR)),build/pgkeel,$(B)/pgkeel)
 
@@ -28,6 +27,8 @@ COMPILE = $(CC) -std=gnu11 -D_GNU_SOURCE -Isrc $(FLAGS) $(WARNINGS) $(if $(filte
 	$(PKG_CFLAGS) $(CPPFLAGS)
 LINK = $(CC) $(FLAGS) -pie -Wl,-z,relro,-z,now,--as-needed $(LDFLAGS)
 LIBS = $(PKG_LIBS) -lm -lpthread
+# V=1 shows the commands.
+say = $(if $(V),,@echo '  $(1)';)
 
 # What a sanitizer finds must fail whatever ran. gcc 12's TSan cannot map its shadow under much address randomisation.
 export ASAN_OPTIONS ?= detect_leaks=1
@@ -35,10 +36,9 @@ export UBSAN_OPTIONS ?= print_stacktrace=1
 export TSAN_OPTIONS ?= second_deadlock_stack=1$(addprefix :suppressions=,$(abspath $(wildcard tests/tsan.supp)))
 WRAP := $(if $(filter tsan,$(FLAVOUR)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
-.PHONY: all run test check integration test-asan test-tsan deps-test fuzz fuzz-here lint \
+.PHONY: all run test check integration test-integration test-asan test-tsan deps-test fuzz fuzz-here lint \
 	format analyze clean install help
-.SECONDARY:
-.DELETE_ON_ERROR:
+.SECONDARY .DELETE_ON_ERROR:
 
 all: $(BIN)
 
@@ -57,10 +57,10 @@ object = $(patsubst %.c,$(B)/%.o,$(1))
 SOURCES := src/main.c $(wildcard $(LAYERS:%=src/%/*.c))
 
 $(BIN): $(call object,$(SOURCES))
-	$(LINK) -o $@ $^ $(LIBS)
+	$(call say,link $@)$(LINK) -o $@ $^ $(LIBS)
 $(B)/%.o: %.c Makefile build/flags.mk
 	@mkdir -p $(@D)
-	$(COMPILE) -MMD -MP -c -o $@ $<
+	$(call say,cc   $<)$(COMPILE) -MMD -MP -c -o $@ $<
 
 define archive_rule
 $(B)/lib$(1).a: $(call object,$(wildcard src/$(1)/*.c))
@@ -87,7 +87,7 @@ fakes = $(addprefix tests/unit/,$(shell sed -n '1,20s|.*/\* links: *\(.*\) \*/.*
 define test_rule
 $(B)/$(2): $(call object,$(3)) $(call archives,$(1))
 	@mkdir -p $$(@D)
-	$$(LINK) $(4) -o $$@ $(call object,$(3)) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group -lcmocka $$(LIBS)
+	$$(call say,link $$@)$$(LINK) $(4) -o $$@ $(call object,$(3)) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group -lcmocka $$(LIBS)
 endef
 $(foreach x,$(UNITS),$(eval $(call test_rule,$(x),unit/$(x),tests/unit/test_$(x).c $(call fakes,$(x)))))
 $(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),corpus/$(x),tests/fuzz/fuzz_$(x).c tests/fuzz/replay.c)))
@@ -110,7 +110,7 @@ check: $(UNITS:%=$(B)/unit/%) $(FUZZERS:%=$(B)/corpus/%)
 		if $(WRAP) timeout 120 $(B)/$$t $$input >$(B)/$$t.log 2>&1; then echo "ok      $$t"; \
 		else status=$$?; cat $(B)/$$t.log; echo "FAILED  $$t (status $$status)"; failed=1; fi; done; exit $$failed
 
-integration: $(BIN) | deps-test
+integration test-integration: $(BIN) | deps-test
 	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(WRAP) $(PYTHON) -m pytest -p no:cacheprovider $(T) $(PYTEST_ARGS)
 
 fuzz:
@@ -143,7 +143,7 @@ clean:
 	rm -rf build
 
 help:
-	@echo "make [all] | run | test | check | integration [T=file] [PYTEST_ARGS=...] | test-asan | test-tsan"
+	@echo "make [all] | run | test | check | test-integration [T=file] [PYTEST_ARGS=...] | test-asan | test-tsan"
 	@echo "     fuzz [FUZZ_SECONDS=60] | lint | format | analyze | install [PREFIX=...] [DESTDIR=...] | clean"
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

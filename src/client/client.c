@@ -81,7 +81,6 @@ void
 crowd_deinit(struct crowd *crowd)
 {
     ensure(crowd_size(crowd) == 0);
-    login_forget_verifiers(crowd);
     slots_deinit(&crowd->tickets);
     slots_deinit(&crowd->pool.leases);
     slots_deinit(&crowd->pool.backends);

@@ -20,7 +20,7 @@
 struct client;
 struct helpers;
 struct login;
-struct verifier_entry;
+struct verifiers;
 
 enum client_state
 {
@@ -58,6 +58,7 @@ struct crowds
     int count;
     struct helpers *helpers;        /* borrows */
     const struct handler *console;  /* borrows */
+    struct verifiers *verifiers;    /* owns: derived once per user */
     uint8_t mock_secret[32];        /* of made-up verifiers */
     int64_t max_client_conn;        /* resolved: never 0 */
     _Atomic int64_t clients;        /* logged in or logging in */
@@ -74,7 +75,6 @@ struct crowd
     unsigned count[CLIENT_STATES];
     struct client *by_key;           /* by cancel key */
     struct slots tickets;            /* owns; of clients, for posts */
-    struct verifier_entry *verifiers; /* own: derived once per user */
     _Atomic int load;                /* shared: clients here, for whoever distributes them */
 };
 
@@ -111,6 +111,7 @@ struct relay_state
     bool is_backlogged;       /* too many replies are owed: kept messages wait */
     bool passes_backend_rest; /* the backend's large message goes to the client */
     bool is_skipping;         /* a request was refused: drop all up to its end */
+    bool is_told_to_wait;     /* the NOTICE of query_wait_notify was sent for this request */
     bool is_leaving;          /* said goodbye or closed its side: finish what is complete */
     int64_t request_us, transaction_us; /* when they began; 0: none */
 };

@@ -11,8 +11,9 @@
 #include "base/text.h"
 #include "client/params.h"
 #include "client/relay.h"
+#include "client/verifiers.h"
+#include "client/wait.h"
 #include "conf/users.h"
-#include "pool/dial.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 #include "wire/scram.h"
@@ -31,6 +32,7 @@ struct login
 {
     enum method method;
     const char *secret; /* borrows from settings; NULL: unknown user */
+    enum secret_kind secret_kind;
     struct settings *settings; /* holds: the secret's home */
     struct scram *scram; /* owns */
     uint8_t salt[4];
@@ -38,13 +40,6 @@ struct login
     bool is_replication;
     bool is_console;
     int64_t waits_since_us;
-};
-
-/* A derived verifier; the secret it was made of tells when it is outdated. */
-struct verifier_entry
-{
-    char *user, *secret, *verifier; /* own; secrets */
-    UT_hash_handle hh;
 };
 
 static bool login_admit(struct client *client, struct fail *fail);
@@ -75,59 +70,6 @@ is_console(const char *database)
     return strcmp(database, "pgkeel") == 0 || strcmp(database, "pgbouncer") == 0;
 }
 
-/* ---- derived keys ---- */
-
-static void
-verifier_entry_free(struct verifier_entry *entry)
-{
-    free(entry->user);
-    text_wipe(&entry->secret);
-    text_wipe(&entry->verifier);
-    free(entry);
-}
-
-void
-login_forget_verifiers(struct crowd *crowd)
-{
-    struct verifier_entry *entry, *next;
-
-    HASH_ITER(hh, crowd->verifiers, entry, next)
-    {
-        HASH_DEL(crowd->verifiers, entry);
-        verifier_entry_free(entry);
-    }
-}
-
-/* The verifier of a plaintext secret if it was derived before. */
-static const char *
-find_verifier(struct crowd *crowd, const char *user, const char *secret)
-{
-    struct verifier_entry *entry;
-
-    HASH_FIND_STR(crowd->verifiers, user, entry);
-    if (entry != NULL && strcmp(entry->secret, secret) != 0) {
-        HASH_DEL(crowd->verifiers, entry);
-        verifier_entry_free(entry);
-        entry = NULL;
-    }
-    return entry != NULL ? entry->verifier : NULL;
-}
-
-struct derivation
-{
-    struct crowd *crowd;
-    uint64_t ticket;
-    char *user, *secret; /* own */
-};
-
-static void
-derivation_free(struct derivation *derivation)
-{
-    free(derivation->user);
-    text_wipe(&derivation->secret);
-    free(derivation);
-}
-
 /* ---- challenges ---- */
 
 static void
@@ -156,56 +98,36 @@ start_scram(struct client *client, const char *verifier_text)
     challenge_sasl(client);
 }
 
-/* A helper derived the verifier: remember it, and go on if the client is still there. */
+/* A helper derived the verifier: go on if the client is still there. */
 static void
-on_verifier(void *arg, char *made)
+on_verifier(void *arg, uint64_t ticket, const char *verifier)
 {
-    struct derivation *derivation = arg;
-    struct crowd *crowd = derivation->crowd;
-    struct client *client = slots_find(&crowd->tickets, derivation->ticket);
+    struct crowd *crowd = arg;
+    struct client *client = slots_find(&crowd->tickets, ticket);
 
-    if (made != NULL && find_verifier(crowd, derivation->user, derivation->secret) == NULL) {
-        struct verifier_entry *entry = mem_new(sizeof(*entry));
-        entry->user = mem_string(derivation->user);
-        entry->secret = mem_string(derivation->secret);
-        entry->verifier = mem_string(made);
-        HASH_ADD_KEYPTR(hh, crowd->verifiers, entry->user, strlen(entry->user), entry);
-    }
     if (client != NULL && client->state == CLIENT_VERIFYING) {
-        start_scram(client, made);
+        start_scram(client, verifier);
         stream_want_read(&client->stream, true);
     }
-    text_wipe(&made);
-    derivation_free(derivation);
 }
 
 static void
 challenge_scram(struct client *client)
 {
-    struct login *login = client->login;
-    struct crowd *crowd = client->crowd;
-    const char *user = client->identity.user;
-    bool is_plain = login->secret != NULL && !scram_is_verifier(login->secret) &&
-                    users_find(login->settings->userlist, user)->kind == SECRET_PLAIN;
+    const char *secret = client->login->secret;
+    char verifier[VERIFIER_MAX];
 
-    if (!is_plain) {
-        start_scram(client, login->secret);
-        return;
-    }
-    const char *verifier = find_verifier(crowd, user, login->secret);
-    if (verifier != NULL) {
+    if (secret == NULL || client->login->secret_kind != SECRET_PLAIN) {
+        start_scram(client, secret);
+    } else if (verifiers_find(
+                   client->crowd->crowds->verifiers, client->identity.user, secret, verifier)) {
         start_scram(client, verifier);
-        return;
+        explicit_bzero(verifier, sizeof(verifier));
+    } else {
+        client_become(client, CLIENT_VERIFYING);
+        stream_want_read(&client->stream, false);
+        verifiers_derive(client, secret, on_verifier);
     }
-    struct derivation *derivation = mem_new(sizeof(*derivation));
-    derivation->crowd = crowd;
-    derivation->ticket = client->ticket;
-    derivation->user = mem_string(user);
-    derivation->secret = mem_string(login->secret);
-    client_become(client, CLIENT_VERIFYING);
-    stream_want_read(&client->stream, false);
-    dial_make_verifier(
-        crowd->crowds->helpers, crowd->pool.loop, user, login->secret, on_verifier, derivation);
 }
 
 static void
@@ -243,6 +165,7 @@ choose_method(struct client *client, const struct settings *settings)
                       client->identity.is_unix && client->identity.peer_uid == geteuid();
 
     login->secret = user != NULL && user->secret[0] != '\0' ? user->secret : NULL;
+    login->secret_kind = user != NULL ? user->kind : SECRET_PLAIN;
     if (is_own_uid) {
         client->identity.is_admin = true;
         return METHOD_TRUST;
@@ -254,7 +177,8 @@ choose_method(struct client *client, const struct settings *settings)
         /* Trust asks for no password, but only users of the list are users. */
         return user != NULL ? METHOD_TRUST : METHOD_PLAIN;
     case AUTH_TYPE_PLAIN:
-        return METHOD_PLAIN;
+        /* A verifier can be checked without the password ever being sent. */
+        return login->secret_kind == SECRET_SCRAM ? METHOD_SCRAM : METHOD_PLAIN;
     case AUTH_TYPE_MD5:
         return user != NULL && user->kind == SECRET_SCRAM ? METHOD_SCRAM : METHOD_MD5;
     case AUTH_TYPE_SCRAM:
@@ -339,6 +263,10 @@ take_first_packet(struct client *client, const uint8_t *data, size_t len)
         return startup.packet_len;
     case STARTUP_BAD:
         stats_add(METRIC_protocol_errors_total, 1);
+        if (startup_is_cancel(data, len)) {
+            client_close(client, NULL); /* a cancel request is never answered */
+            return 0;
+        }
         break;
     }
     if (client->state < CLIENT_CLOSING) {
@@ -577,7 +505,7 @@ on_welcome_deadline(struct deadline *deadline)
 {
     struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
     struct fail fail;
-    int64_t more_us = relay_waited_too_long(client, client->login->waits_since_us, &fail);
+    int64_t more_us = wait_too_long(client, client->login->waits_since_us, &fail);
 
     if (more_us > 0) {
         deadline_start(deadline, client->crowd->pool.loop, more_us, on_welcome_deadline);
@@ -639,7 +567,7 @@ login_admit(struct client *client, struct fail *fail)
     client_become(client, CLIENT_WELCOME);
     login->waits_since_us = loop_now_us(crowd->pool.loop);
     deadline_start(&client->deadline, crowd->pool.loop,
-        relay_waited_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
+        wait_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
     if (lease_take(&client->lease)) {
         on_granted(&client->lease);
     }

@@ -11,6 +11,3 @@ void login_on_event(struct client *client, unsigned what);
 
 /* Frees what only the login needed, secrets wiped. */
 void login_end(struct client *client);
-
-/* The client may go on with this proof that login took from a helper. */
-void login_forget_verifiers(struct crowd *crowd);

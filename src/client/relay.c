@@ -15,6 +15,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/params.h"
+#include "client/wait.h"
 #include "pool/cancel.h"
 #include "pool/pools.h"
 
@@ -24,28 +25,11 @@ static const struct lease_ops relay_ops;
 
 static void consume(struct client *client, const uint8_t *data, size_t len);
 static void settle(struct client *client);
-static void on_wait_deadline(struct deadline *deadline);
 
 static struct client *
 client_of(struct lease *lease)
 {
     return (struct client *)((char *)lease - offsetof(struct client, lease));
-}
-
-/* What the settings say for this client's pool, looked up once for each snapshot. */
-static const struct relay_policy *
-policy_of(struct client *client)
-{
-    struct relay_policy *policy = &client->relay.policy;
-    const struct settings *settings = client->crowd->pool.settings;
-    const struct pool *pool = client->lease.side->pool;
-
-    if (policy->settings != settings) {
-        policy->settings = settings;
-        policy->mode = settings_pool_mode(settings, pool->database, pool->user);
-        policy->wait_us = settings_query_wait_timeout(settings, pool->database, pool->user);
-    }
-    return policy;
 }
 
 static void
@@ -56,117 +40,6 @@ protocol_error(struct client *client, const char *text)
     stats_add(METRIC_protocol_errors_total, 1);
     fail_set(&fail, "08P01", "%s", text);
     client_reject(client, &fail);
-}
-
-/* ---- waiting ---- */
-
-/* A waiting client looks this often whether its limit is that of a busy pool or of one that is down. */
-enum { LOOK_AGAIN_US = 1000000 };
-
-int64_t
-relay_waited_too_long(struct client *client, int64_t since_us, struct fail *fail)
-{
-    struct pool *pool = client->lease.side->pool;
-    const struct settings *settings = client->crowd->pool.settings;
-    int64_t now_us = loop_now_us(client->crowd->pool.loop);
-    int64_t waited_us = now_us - since_us;
-    struct outage outage = pool_outage(pool);
-    bool is_down = outage.is_down && strcmp(outage.fail.sqlstate, "53300") != 0;
-    int64_t limit_us = is_down ? settings->server_down_timeout
-                               : policy_of(client)->wait_us;
-
-    if (limit_us <= 0 || waited_us < limit_us) {
-        int64_t left_us = limit_us <= 0 ? LOOK_AGAIN_US : limit_us - waited_us;
-        return left_us < LOOK_AGAIN_US ? left_us : LOOK_AGAIN_US;
-    }
-    stats_add(METRIC_lease_wait_timeouts_total, 1);
-    if (is_down) {
-        fail_set(fail, "57P03", "database \"%s\" is not reachable: %s", pool->database, outage.fail.text);
-        fail_detail(fail, "down for %.1f s, %u attempts", (double)(now_us - outage.since_us) / 1e6,
-            outage.attempts);
-        return 0;
-    }
-    struct ledger_view view = ledger_look(&pool->ledger);
-    fail_set(fail, "53300", "no free server connection for \"%s\" within %.0f s", pool->database,
-        (double)limit_us / 1e6);
-    fail_detail(fail, "pool %d/%d busy, %d waiting", view.total - view.idle, view.limit, view.waiting);
-    return 0;
-}
-
-/* The first look comes when either limit could be over; asking which one counts costs more than most waits. */
-static void
-limit_wait(struct client *client)
-{
-    int64_t down_us = client->crowd->pool.settings->server_down_timeout;
-    int64_t first_us = LOOK_AGAIN_US;
-
-    if (policy_of(client)->wait_us > 0 && policy_of(client)->wait_us < first_us) {
-        first_us = policy_of(client)->wait_us;
-    }
-    first_us = down_us > 0 && down_us < first_us ? down_us : first_us;
-    deadline_start(&client->deadline, client->crowd->pool.loop, first_us, on_wait_deadline);
-}
-
-/* ---- a request that is refused: one ERROR, then everything up to its end is dropped ---- */
-
-/* Drops the kept request message by message; answers ReadyForQuery at its end. Returns what is left. */
-static size_t
-skip_request(struct client *client, const uint8_t *data, size_t len)
-{
-    struct message message;
-    struct buf buf = {0};
-    size_t used = 0;
-
-    while (client->relay.is_skipping && message_peek(data + used, len - used, &message) == MESSAGE_OK &&
-           message_is_complete(&message, len - used)) {
-        used += message.len;
-        client->relay.is_skipping = message.type != MSG_SYNC && message.type != MSG_QUERY &&
-                                    message.type != MSG_FUNCTION_CALL;
-    }
-    if (!client->relay.is_skipping) {
-        message_add_ready(&buf, 'I');
-        stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-        buf_deinit(&buf);
-    }
-    return used;
-}
-
-/* The request that waits will not be served; the client stays. */
-static void
-refuse_request(struct client *client, const struct fail *fail)
-{
-    struct buf buf = {0};
-
-    client_log(LEVEL_WARN, client, "request refused with ERROR %s: %s%s%s", fail->sqlstate, fail->text,
-        fail->detail[0] != '\0' ? ": " : "", fail->detail);
-    if (client->lease.state == LEASE_WAITING) {
-        lease_leave(&client->lease);
-    }
-    client_become(client, CLIENT_IDLE);
-    message_add_error(&buf, "ERROR", fail);
-    stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-    buf_deinit(&buf);
-    client->relay.is_skipping = true;
-    client->relay.request_us = 0;
-    stream_want_read(&client->stream, true);
-    relay_handler.on_kept(client);
-}
-
-static void
-on_wait_deadline(struct deadline *deadline)
-{
-    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
-    struct fail fail;
-
-    if (client->lease.state != LEASE_WAITING) {
-        return; /* granted in this very turn */
-    }
-    int64_t more_us = relay_waited_too_long(client, client->lease.waiter.since_us, &fail);
-    if (more_us > 0) {
-        deadline_start(deadline, client->crowd->pool.loop, more_us, on_wait_deadline);
-        return;
-    }
-    refuse_request(client, &fail);
 }
 
 /* ---- the lease begins ---- */
@@ -196,7 +69,7 @@ obtain_backend(struct client *client)
             return lease_begins(client);
         }
         client_become(client, CLIENT_WAITING);
-        limit_wait(client);
+        wait_begin(client);
         return false;
     case CLIENT_GREETING:
     case CLIENT_LOGIN:
@@ -228,7 +101,7 @@ on_granted(struct lease *lease)
 static void
 on_refused(struct lease *lease, const struct fail *fail)
 {
-    refuse_request(client_of(lease), fail);
+    wait_refuse(client_of(lease), fail);
 }
 
 /* ---- from the client ---- */
@@ -314,7 +187,7 @@ consume(struct client *client, const uint8_t *data, size_t len)
         span = data;
     }
     if (client->relay.is_skipping) {
-        data += skip_request(client, data, (size_t)(end - data));
+        data += wait_skip_request(client, data, (size_t)(end - data));
         span = data;
     }
     while (data < end && !client->relay.is_leaving && !client->relay.is_skipping) {
@@ -379,9 +252,6 @@ client_left(struct client *client, enum stream_result result)
     }
     client->relay.is_leaving = true;
     stream_want_read(&client->stream, false);
-    if (client->state == CLIENT_ACTIVE) {
-        buf_deinit(&client->stream.in);
-    }
     settle(client);
 }
 
@@ -477,6 +347,9 @@ judge(struct backend *backend, struct client *client, const struct message *mess
     }
     if (message->type == MSG_READY && verdict == REPLY_FORWARD) {
         count_request(client);
+        /* The FATAL that follows takes its place. */
+        bool is_refused = backend->replies.status != 'I' && wait_policy(client)->mode == POOL_STATEMENT;
+        verdict = is_refused ? REPLY_SWALLOW : verdict;
     }
     return verdict;
 }
@@ -621,7 +494,7 @@ breaks_statement_mode(struct client *client)
     struct fail fail;
     const struct replies *replies = &client->lease.backend->replies;
 
-    if (!replies_is_empty(replies) || replies->status == 'I' || policy_of(client)->mode != POOL_STATEMENT) {
+    if (!replies_is_empty(replies) || replies->status == 'I' || wait_policy(client)->mode != POOL_STATEMENT) {
         return false;
     }
     fail_set(&fail, "0A000", "transaction blocks are not allowed in statement pooling mode");
@@ -679,17 +552,19 @@ settle(struct client *client)
         if (breaks_statement_mode(client)) {
             return;
         }
-        if (is_over(client, backend) && policy_of(client)->mode != POOL_SESSION) {
+        if (is_over(client, backend) && wait_policy(client)->mode != POOL_SESSION) {
             stream_want_read(&backend->stream, true);
             end_lease(client);
         } else {
             balance(client);
         }
     }
-    if (client->relay.is_leaving && client->state == CLIENT_IDLE && buf_len(&client->stream.in) == 0) {
+    /* Whatever an idle client has left over is the beginning of a message that will not be finished. */
+    if (client->relay.is_leaving && client->state == CLIENT_IDLE) {
         client_close(client, NULL);
     } else if (client->relay.is_leaving && client->state == CLIENT_ACTIVE &&
-               replies_is_empty(&client->lease.backend->replies)) {
+               (replies_is_empty(&client->lease.backend->replies) ||
+                   replies_wants_more(&client->lease.backend->replies))) {
         client_close(client, NULL);
     }
 }
@@ -711,7 +586,7 @@ on_close(struct client *client)
     if (lease->state != LEASE_HELD) {
         return;
     }
-    bool is_session = policy_of(client)->mode == POOL_SESSION;
+    bool is_session = wait_policy(client)->mode == POOL_SESSION;
     bool is_impatient = !client->relay.is_leaving || client->stream.is_write_broken;
     stream_want_read(&lease->backend->stream, true);
     if (is_over(client, lease->backend)) {
@@ -729,7 +604,7 @@ on_cancel(struct client *client)
 
     if (client->state == CLIENT_WAITING && client->lease.state == LEASE_WAITING) {
         fail_set(&fail, "57014", "canceling statement due to user request");
-        refuse_request(client, &fail);
+        wait_refuse(client, &fail);
         return;
     }
     if (client->state == CLIENT_ACTIVE && !replies_is_empty(&client->lease.backend->replies)) {

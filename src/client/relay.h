@@ -12,7 +12,3 @@ extern const struct handler relay_handler;
 /* Reads what answers requests of our own on a leased backend; nothing is forwarded. False with the reason when the
  * backend is lost. */
 must_check bool relay_run_own(struct lease *lease, unsigned what, struct fail *fail);
-
-/* How much longer a client that waits since then may wait for a backend, in microseconds; 0 and the reason (57P03: the
- * database is down, 53300: the pool is busy) when its time is over. Never more than a tick when unlimited. */
-int64_t relay_waited_too_long(struct client *client, int64_t since_us, struct fail *fail);

@@ -1,6 +1,6 @@
 /*
- * Splitting of connection strings; pure text. Called from database.c and lookup.c.
- * The keyword form is libpq's (PostgreSQL documentation, 34.1.1.1), and '' inside quotes, PgBouncer's quote.
+ * Splitting of connection strings; pure text. Called from database.c and lookup.c. The keyword form
+ * is libpq's (PostgreSQL documentation, 34.1.1.1), and '' inside quotes, PgBouncer's quote.
  */
 #include "conf/internal.h"
 
@@ -16,7 +16,8 @@ skip_blanks(char *at)
     return at;
 }
 
-/* Takes quotes and backslashes off a value in place; returns what follows it, NULL when a quote is open. */
+/* Takes quotes and backslashes off a value in place; returns what follows it, NULL when a quote is
+ * open. */
 static char *
 take_value(char *at, char **value_out)
 {

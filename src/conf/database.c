@@ -1,7 +1,8 @@
 /*
- * A line of [databases] or a DATABASE_URL: takes the pooling keys out of a connection string, checks that libpq
- * will know the rest, and completes it from the global keys. Called from settings.c once all keys are known.
- * Messages never quote values: any of them may be a password, above all in a string that was split wrongly.
+ * A line of [databases] or a DATABASE_URL: takes the pooling keys out of a connection string,
+ * checks that libpq will know the rest, and completes it from the global keys. Called from
+ * settings.c once all keys are known. Messages never quote values: any of them may be a password,
+ * above all in a string that was split wrongly.
  */
 #include "conf/internal.h"
 
@@ -46,7 +47,8 @@ static const struct
 static const char *const special_keys[] = {"connect_query", "auth_user", "auth_query",
     "auth_dbname", "datestyle", "timezone", "load_balance_hosts"};
 
-/* libpq's keywords, PostgreSQL 15 documentation, 34.1.2. replication is missing: it cannot be pooled. */
+/* libpq's keywords, PostgreSQL 15 documentation, 34.1.2. replication is missing: it cannot be
+ * pooled. */
 static const char *const libpq_keys[] = {"host", "hostaddr", "port", "dbname", "user", "password",
     "passfile", "require_auth", "channel_binding", "connect_timeout", "client_encoding", "options",
     "application_name", "fallback_application_name", "keepalives", "keepalives_idle",
@@ -249,7 +251,8 @@ take_keyword(struct draft *draft, const char *key, const char *value)
 
 /* --- Our keys --- */
 
-/* "-c name=value" for libpq's options, which are split at spaces unless a backslash stands before. */
+/* "-c name=value" for libpq's options, which are split at spaces unless a backslash stands before.
+ * */
 static void
 add_option(struct draft *draft, const char *name, const char *value)
 {

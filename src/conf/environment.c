@@ -1,6 +1,6 @@
 /*
- * DATABASE_URL, DATABASE_URL_<NAME>, PGKEEL_<KEY>, each also as ..._FILE, which names a file with the value.
- * Called from settings.c.
+ * DATABASE_URL, DATABASE_URL_<NAME>, PGKEEL_<KEY>, each also as ..._FILE, which names a file with
+ * the value. Called from settings.c.
  */
 #include "conf/internal.h"
 

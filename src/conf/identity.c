@@ -1,8 +1,9 @@
 /*
  * Tells two ways to connect apart without keeping the passwords in clear. Called from database.c.
  *
- * SipHash-2-4 (Aumasson and Bernstein, 2012) with keys that this process makes up: without them nobody who sees an
- * identity in a log can try passwords against it. Two of 64 bits, so that no two databases ever meet.
+ * SipHash-2-4 (Aumasson and Bernstein, 2012) with keys that this process makes up: without them
+ * nobody who sees an identity in a log can try passwords against it. Two of 64 bits, so that no two
+ * databases ever meet.
  */
 #include "conf/internal.h"
 

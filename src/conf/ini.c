@@ -1,8 +1,9 @@
 /*
  * Reads a configuration file through inih. Called from settings.c.
  *
- * inih splits "key = value" lines. What it cannot do is done in the reader that feeds it line by line: counting
- * lines, %include, sections that go on inside an included file, and naming what it would pass over in silence.
+ * inih splits "key = value" lines. What it cannot do is done in the reader that feeds it line by
+ * line: counting lines, %include, sections that go on inside an included file, and naming what it
+ * would pass over in silence.
  */
 #include "conf/internal.h"
 
@@ -98,7 +99,8 @@ enter_section(struct reader *reader, const char *line, size_t len)
     }
 }
 
-/* As PgBouncer, relative to the working directory; failing that, beside the file that includes it. */
+/* As PgBouncer, relative to the working directory; failing that, beside the file that includes it.
+ * */
 static char *
 resolve(const struct reader *reader, const char *name)
 {
@@ -155,7 +157,8 @@ include(struct reader *reader, const char *line, size_t len)
     free(name);
 }
 
-/* Takes what is ours; tells whether inih is to see the line. It never sees one that it would misread. */
+/* Takes what is ours; tells whether inih is to see the line. It never sees one that it would
+ * misread. */
 static bool
 is_pair(struct reader *reader, const char *line, size_t len)
 {

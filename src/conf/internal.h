@@ -1,9 +1,10 @@
 /*
  * What the files of this folder share while a snapshot is being made. Nobody else includes it.
  *
- * Order of work: settings.c asks ini.c for the file, environment.c for the environment, and applies the command
- * line; each hands keys to loader_set(), and databases to loader_add_database(), which keeps the bare text.
- * database.c reads those texts last, because they take defaults from keys that may come later.
+ * Order of work: settings.c asks ini.c for the file, environment.c for the environment, and applies
+ * the command line; each hands keys to loader_set(), and databases to loader_add_database(), which
+ * keeps the bare text. database.c reads those texts last, because they take defaults from keys that
+ * may come later.
  */
 #pragma once
 
@@ -148,8 +149,8 @@ const char *key_word(enum kind kind, int value);
 /* The words of an enumeration, for messages: "session, transaction, statement". */
 void key_list_words(enum kind kind, char *to, size_t size);
 
-/* The nearest of the words, or NULL when none is near. Call it once for each candidate: best is NULL and
- * distance LONGEST_GUESS + 1 at first. */
+/* The nearest of the words, or NULL when none is near. Call it once for each candidate: best is
+ * NULL and distance LONGEST_GUESS + 1 at first. */
 enum { LONGEST_GUESS = 3 };
 struct guess
 {
@@ -192,8 +193,8 @@ must_check bool pairs_split(char *text, pair_fn *each, void *arg, char *why, siz
 
 bool is_url(const char *text);
 
-/* Calls take for every parameter behind the ?, decoded, and cuts out of the URL, in place, those for which
- * it returns true. False for a bad %-escape. */
+/* Calls take for every parameter behind the ?, decoded, and cuts out of the URL, in place, those
+ * for which it returns true. False for a bad %-escape. */
 typedef bool parameter_fn(void *arg, const char *key, const char *value);
 must_check bool url_split(char *url, parameter_fn *take, void *arg);
 
@@ -211,4 +212,5 @@ void database_free(struct database_entry **entry);
 /* --- lookup.c --- */
 
 /* A line of [users]. */
-void user_settings_read(struct loader *loader, const char *place, const char *name, const char *value);
+void user_settings_read(
+    struct loader *loader, const char *place, const char *name, const char *value);

@@ -1,6 +1,7 @@
 /*
- * What holds for a pool: the user's value, else the database's, else the global one. Called by everybody at run
- * time, in any thread; nothing changes here but during loading, when settings.c's callees add the users.
+ * What holds for a pool: the user's value, else the database's, else the global one. Called by
+ * everybody at run time, in any thread; nothing changes here but during loading, when settings.c's
+ * callees add the users.
  */
 #include "conf/settings.h"
 

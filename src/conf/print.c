@@ -72,15 +72,48 @@ print_value(const struct settings *settings, const struct key *key, char *to, si
     }
 }
 
+/* Quoted as libpq reads it back. */
+static void
+print_pair(const char *key, const char *value, FILE *to)
+{
+    fprintf(to, " %s='", key);
+    for (; *value != '\0'; value++) {
+        if (*value == '\'' || *value == '\\') {
+            fputc('\\', to);
+        }
+        fputc(*value, to);
+    }
+    fputc('\'', to);
+}
+
+static void
+print_limit(const char *key, int64_t value, FILE *to)
+{
+    if (value != NOT_SET) {
+        fprintf(to, " %s=%lld", key, (long long)value);
+    }
+}
+
+static void
+print_time(const char *key, int64_t us, FILE *to)
+{
+    char text[32];
+
+    if (us != NOT_SET) {
+        text_print_duration(text, sizeof(text), us);
+        fprintf(to, " %s=%s", key, text);
+    }
+}
+
 static void
 print_database(const struct database *database, const char *lead, FILE *to)
 {
     fprintf(to, "%s%s =", lead, database->name);
     if (database->dbname != NULL) {
-        fprintf(to, " dbname=%s", database->dbname);
+        print_pair("dbname", database->dbname, to);
     }
     if (database->user != NULL) {
-        fprintf(to, " user=%s", database->user);
+        print_pair("user", database->user, to);
     }
     if (database->password != NULL) {
         fputs(" password=***", to);
@@ -89,9 +122,21 @@ print_database(const struct database *database, const char *lead, FILE *to)
         bool is_secret = strstr(database->keywords[i], "password") != NULL ||
                          strstr(database->keywords[i], "secret") != NULL ||
                          strstr(database->keywords[i], "scram_") != NULL;
-        fprintf(
-            to, " %s='%s'", database->keywords[i], is_secret ? "***" : database->values[i]);
+        print_pair(database->keywords[i], is_secret ? "***" : database->values[i], to);
     }
+    if (database->connect_query != NULL) {
+        print_pair("connect_query", database->connect_query, to);
+    }
+    if (database->pool_mode != NOT_SET) {
+        print_pair("pool_mode", key_word(KIND_POOL_MODE, database->pool_mode), to);
+    }
+    print_limit("pool_size", database->pool_size, to);
+    print_limit("min_pool_size", database->min_pool_size, to);
+    print_limit("reserve_pool_size", database->reserve_pool_size, to);
+    print_limit("max_db_connections", database->max_db_connections, to);
+    print_limit("max_db_client_connections", database->max_db_client_connections, to);
+    print_time("server_lifetime", database->server_lifetime, to);
+    print_time("query_wait_timeout", database->query_wait_timeout, to);
     fputc('\n', to);
 }
 

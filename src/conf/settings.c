@@ -1,7 +1,8 @@
 /*
- * One snapshot from all sources: default < file < environment < command line. Called by the daemon at the start
- * and on reload; calls ini.c, environment.c, then database.c, because databases take defaults from the keys.
- * A finding never ends the work: every error of every source is reported before settings_load() gives up.
+ * One snapshot from all sources: default < file < environment < command line. Called by the daemon
+ * at the start and on reload; calls ini.c, environment.c, then database.c, because databases take
+ * defaults from the keys. A finding never ends the work: every error of every source is reported
+ * before settings_load() gives up.
  */
 #include "conf/settings.h"
 
@@ -269,7 +270,8 @@ load_databases(struct loader *loader)
     }
 }
 
-/* Without a file nobody chose md5 for the sake of an old client: the stronger way is the default. */
+/* Without a file nobody chose md5 for the sake of an old client: the stronger way is the default.
+ * */
 static void
 choose_auth_type(struct loader *loader)
 {

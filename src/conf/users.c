@@ -1,4 +1,5 @@
-/* The users and their secrets, in a hash. Called from settings.c while loading, by everybody to look up. */
+/* The users and their secrets, in a hash. Called from settings.c while loading, by everybody to
+ * look up. */
 #include "conf/users.h"
 
 #include "base/mem.h"

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "client/verifiers.h"
 #include "daemon/process.h"
 #include "daemon/worker.h"
 #include "pool/pools.h"
@@ -39,6 +40,7 @@ struct daemon
     struct helpers *helpers;   /* owns */
     struct pools *pools;       /* owns */
     struct worker **workers;   /* own */
+    struct pool_worker **pool_workers; /* owns the array */
     struct crowds crowds;
     int worker_count;
     int workers_closed;
@@ -368,19 +370,20 @@ make_workers(struct daemon *daemon)
     count = count < 1 ? 1 : count > WORKERS_MAX ? WORKERS_MAX : count;
     daemon->worker_count = (int)count;
     daemon->workers = mem_new((size_t)count * sizeof(struct worker *));
-    struct pool_worker **pool_workers = mem_new((size_t)count * sizeof(struct pool_worker *));
+    daemon->pool_workers = mem_new((size_t)count * sizeof(struct pool_worker *));
     daemon->crowds.all = mem_new((size_t)count * sizeof(struct crowd *));
     for (int i = 0; i < count; i++) {
         daemon->workers[i] = worker_new(i, daemon->settings);
         daemon->crowds.all[i] = worker_crowd(daemon->workers[i]);
-        pool_workers[i] = &daemon->crowds.all[i]->pool;
+        daemon->pool_workers[i] = &daemon->crowds.all[i]->pool;
     }
     daemon->crowds.count = (int)count;
     daemon->crowds.helpers = daemon->helpers;
     daemon->crowds.console = daemon->options.console;
+    daemon->crowds.verifiers = verifiers_new();
     ensure(getrandom(daemon->crowds.mock_secret, sizeof(daemon->crowds.mock_secret), 0) ==
            sizeof(daemon->crowds.mock_secret));
-    daemon->pools = pools_new(daemon->loop, daemon->helpers, pool_workers, (int)count);
+    daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
 /* What must be right before anything runs: sockets, background, pid file, user. */
@@ -495,7 +498,9 @@ daemon_free(struct daemon **pointer)
     helpers_free(&daemon->helpers);
     loop_free(&daemon->loop);
     free(daemon->workers);
+    free(daemon->pool_workers);
     free(daemon->crowds.all);
+    verifiers_free(&daemon->crowds.verifiers);
     settings_release(&daemon->settings);
     process_remove_pid();
     stats_thread_deinit();

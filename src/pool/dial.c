@@ -257,7 +257,8 @@ struct verifier
     char *user, *password; /* own */
     char *made;            /* owns until done() */
     struct loop *loop;
-    dial_verifier_fn *done;
+    void (*done)(void *arg, char *made);
+    void (*gone)(void *arg);
     void *arg;
 };
 
@@ -284,7 +285,10 @@ verifier_report(void *arg)
 static void
 verifier_drop(struct job *job)
 {
-    verifier_free((struct verifier *)((char *)job - offsetof(struct verifier, job)));
+    struct verifier *verifier = (struct verifier *)((char *)job - offsetof(struct verifier, job));
+
+    verifier->gone(verifier->arg);
+    verifier_free(verifier);
 }
 
 static void
@@ -310,16 +314,16 @@ verifier_run(struct job *job)
 }
 
 void
-dial_make_verifier(struct helpers *helpers, struct loop *loop, const char *user,
-    const char *password, dial_verifier_fn *done, void *arg)
+dial_make_verifier(const struct verifier_request *request)
 {
     struct verifier *verifier = mem_new(sizeof(*verifier));
 
-    verifier->user = mem_string(user);
-    verifier->password = mem_string(password);
-    verifier->loop = loop;
-    verifier->done = done;
-    verifier->arg = arg;
+    verifier->user = mem_string(request->user);
+    verifier->password = mem_string(request->password);
+    verifier->loop = request->loop;
+    verifier->done = request->done;
+    verifier->gone = request->gone;
+    verifier->arg = request->arg;
     verifier->job = (struct job){.kind = JOB_URGENT, .run = verifier_run, .drop = verifier_drop};
-    helpers_run(helpers, &verifier->job);
+    helpers_run(request->helpers, &verifier->job);
 }

@@ -39,9 +39,16 @@ bool dial_is_permanent(const struct fail *fail);
 bool dial_parse_conninfo(const char *conninfo,
     void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error, size_t size);
 
-typedef void dial_verifier_fn(void *arg, char *verifier);
+/* Makes a SCRAM-SHA-256 verifier of a plaintext password in a helper thread (SASLprep, PBKDF2). */
+struct verifier_request
+{
+    const char *user, *password; /* copied */
+    struct loop *loop;
+    struct helpers *helpers;
+    /* Called in the loop with the verifier, which it owns then; NULL when that failed. */
+    void (*done)(void *arg, char *verifier);
+    void (*gone)(void *arg); /* instead of done when the process ends first; any thread */
+    void *arg;
+};
 
-/* Makes a SCRAM-SHA-256 verifier of a plaintext password in a helper thread (SASLprep, PBKDF2) and calls done in the
- * loop with the string, which it owns then; NULL when that failed. */
-void dial_make_verifier(struct helpers *helpers, struct loop *loop, const char *user,
-    const char *password, dial_verifier_fn *done, void *arg);
+void dial_make_verifier(const struct verifier_request *request);

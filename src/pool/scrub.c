@@ -54,20 +54,25 @@ send_sync(struct backend *backend)
     stream_write(&backend->stream, sync, sizeof(sync));
 }
 
-/* A client left during COPY IN: PostgreSQL waits for data until it is told that none comes. */
+/* A client left in the midst of a request: ends it in its place, without effect, as the end of a direct connection
+ * would. A Sync alone would commit what was executed before it. */
 static void
-end_copy(struct backend *backend)
+end_request(struct backend *backend)
 {
     static const uint8_t fail_copy[] = {MSG_COPY_FAIL, 0, 0, 0, 16, 'c', 'l', 'i', 'e', 'n', 't', ' ',
         'l', 'e', 'f', 't', 0};
 
-    if (backend->replies.copy != COPY_IN && backend->replies.copy != COPY_BOTH) {
+    if (!replies_wants_more(&backend->replies)) {
         return;
     }
-    backend->replies.copy = COPY_ENDS;
-    stream_write(&backend->stream, fail_copy, sizeof(fail_copy));
-    /* In the extended protocol the failure skips to a Sync that the client will not send any more; behind a
-     * Query it is one more question with one more answer. */
+    if (backend->replies.copy == COPY_IN || backend->replies.copy == COPY_BOTH) {
+        backend->replies.copy = COPY_ENDS;
+        stream_write(&backend->stream, fail_copy, sizeof(fail_copy));
+    } else if (backend->replies.is_open) {
+        backend_send_query(backend, "ROLLBACK");
+    }
+    /* An error before or because of that skips to a Sync, which the client will not send any more; otherwise it
+     * is one more question with one more answer. */
     send_sync(backend);
 }
 
@@ -88,10 +93,7 @@ enter_step(struct backend *backend)
         break;
     }
     case SCRUB_DRAIN:
-        end_copy(backend);
-        if (backend->replies.is_skipping) {
-            send_sync(backend);
-        }
+        end_request(backend);
         break;
     case SCRUB_ROLLBACK:
         if (backend->replies.status != 'I') {

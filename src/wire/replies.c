@@ -68,6 +68,7 @@ replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner own
     if (kind == REPLY_SYNC && replies->copy == COPY_IN) {
         kind = REPLY_STRAY_SYNC;
     }
+    replies->is_open = kind <= REPLY_EXECUTE;
     /* After an error PostgreSQL discards everything up to the next Sync, Query included. */
     if (replies->is_skipping && kind != REPLY_SYNC) {
         return;

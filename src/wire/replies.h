@@ -52,6 +52,7 @@ struct replies
     uint32_t head;
     uint32_t count;
     bool is_skipping;     /* an error came, and its Sync was not sent yet */
+    bool is_open;         /* extended messages were sent, and their Sync was not yet */
     enum copy_state copy;
     char status;          /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
     bool is_broken;       /* an error came for one of our own requests since replies_watch() */
@@ -92,5 +93,13 @@ static inline bool
 replies_is_settled(const struct replies *replies)
 {
     return replies->count == 0 && replies->status == 'I' && replies->copy == COPY_NONE &&
-           !replies->is_skipping;
+           !replies->is_skipping && !replies->is_open;
+}
+
+/* Whether the backend waits for something that only whoever sent the last request can send: data of a COPY, a Sync. */
+static inline bool
+replies_wants_more(const struct replies *replies)
+{
+    return replies->is_open || replies->is_skipping || replies->copy == COPY_IN ||
+           replies->copy == COPY_BOTH;
 }

@@ -102,6 +102,12 @@ parse_login(const uint8_t *data, struct startup *out, struct fail *fail)
     return STARTUP_LOGIN;
 }
 
+bool
+startup_is_cancel(const uint8_t *data, size_t len)
+{
+    return len >= PREFIX_LEN && message_u32(data + 4) == (MAJOR_OF_REQUESTS << 16 | REQUEST_CANCEL);
+}
+
 static enum startup_result
 parse_cancel(const uint8_t *data, struct startup *out, struct fail *fail)
 {

@@ -59,6 +59,9 @@ struct startup
 enum startup_result startup_parse(
     const uint8_t *data, size_t len, struct startup *out, struct fail *fail) must_check;
 
+/* Whether a packet, well-formed or not, is meant as a cancel request. */
+bool startup_is_cancel(const uint8_t *data, size_t len) must_check;
+
 /* Minor version of protocol 3 that this client and we both speak. */
 uint16_t startup_minor(const struct startup *startup);
 

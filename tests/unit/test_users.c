@@ -31,7 +31,8 @@ report(void *arg, int line, const char *text)
 static void
 test_reads_lines(void **state)
 {
-    static const char text[] = "; comment\n# too\n\n  \"ann\" \"plain;#\"\r\n\"b\"\"ob\" \"q\"\"q\" more\n"
+    static const char text[] = "; comment\n# too\n\n  \"ann\" \"plain;#\"\r\n"
+                               "\"b\"\"ob\" \"q\"\"q\" more\n"
                                "\"m\" \"md50123456789abcdef0123456789abcdef\"\n"
                                "\"n\" \"md5short\"\n\"e\" \"\"\n"
                                "\"s\"\t\"SCRAM-SHA-256$4096:c2FsdA==$a:b\"";

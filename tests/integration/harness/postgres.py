@@ -136,7 +136,8 @@ class Postgres:
 
     @classmethod
     def _template_data(cls):
-        if cls._template is None:
+        # Whoever tidies /tmp may have taken it away.
+        if cls._template is None or not cls._template.exists():
             top = make_dir()
             atexit.register(shutil.rmtree, top, ignore_errors=True)
             data = top / "data"

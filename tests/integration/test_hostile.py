@@ -1,0 +1,309 @@
+"""What no honest client sends: nothing breaks, nothing leaks, nobody else notices."""
+import random
+import socket
+import struct
+import threading
+
+import pytest
+
+from harness import Closed, ServerError, wait_until
+from harness import wire as w
+
+INT_MAX = 2**31 - 1
+LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 10_001, 65_536, INT_MAX, -1, -2**31]
+
+
+@pytest.fixture
+def bystander(pooler):
+    """Another client that works all the time; it must never see an error, and no descriptor may stay open."""
+    is_over, problems, count = threading.Event(), [], [0]
+    with pooler.wire() as wire:
+        assert wire.value("SELECT 1") == "1"
+        baseline = pooler.fd_count()
+
+        def work():
+            try:
+                while not is_over.is_set():
+                    count[0] += 1
+                    assert wire.value(f"SELECT {count[0]}") == str(count[0])
+                    is_over.wait(0.002)
+            except BaseException as error:  # a thread's failure is the test's
+                problems.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        yield wire
+        is_over.set()
+        thread.join()
+        assert problems == [] and count[0] > 0
+        # The pool may have opened up to five backends meanwhile.
+        wait_until(lambda: pooler.fd_count() <= baseline + 5, 10, "all descriptors closed")
+
+
+def send_and_leave(pooler, data, login=False):
+    """Sends the bytes, reads what comes until the peer closes or goes silent, closes."""
+    wire = pooler.wire() if login else pooler.dial(timeout=0.3)
+    wire.timeout = 0.3
+    with wire:
+        try:
+            wire.send_raw(data)
+            while True:
+                wire.recv()
+        except (Closed, TimeoutError, OSError, AssertionError):
+            return
+
+
+def check_alive(pooler):
+    with pooler.wire() as wire:
+        assert wire.value("SELECT 1") == "1"
+
+
+# ---- before login
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_bytes_before_login(pooler, bystander, seed):
+    chance = random.Random(seed)
+    for _ in range(60):
+        with pooler.dial() as wire:
+            try:
+                wire.send_raw(chance.randbytes(chance.randint(1, 3000)))
+                wire.half_close()
+                wire.socket.recv(10_000)
+            except OSError:
+                pass
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_absurd_length_of_the_first_packet(pooler, bystander, length):
+    version = struct.pack("!i", 196608)
+    for rest in (b"", version, version + b"user\0app\0\0", b"\0" * 100, b"\xff" * 500):
+        send_and_leave(pooler, struct.pack("!i", length) + rest)
+    check_alive(pooler)
+
+
+def test_first_packet_truncated_at_every_byte(pooler, bystander):
+    packet = w.startup_packet("app", "app", application_name="x")
+    for at in range(len(packet)):
+        with pooler.dial() as wire:
+            wire.send_raw(packet[:at])
+            wire.half_close()
+            assert b"R" not in [kind for kind, _ in wire.recv_all()]
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"\0", b"user", b"user\0", b"user\0app", b"user\0app\0", b"user\0app\0database", b"user\0app\0database\0",
+    b"\0\0\0\0\0\0", b"user\0app\0\0behind", b"user\0app\0user\0bob\0\0", b"user\0" + b"a" * 9000 + b"\0\0",
+    b"user\0app\0options\0-c\0\0", b"user\0app\0options\0\\\0\0", b"user\0\xff\xfe\0database\0\x01\0\0",
+    b"user\0app\0" + b"".join(b"k%d\0v\0" % n for n in range(1000)) + b"\0",
+    b"user\0app\0replication\0true\0\0", b"user\0app\0_pq_.\0\0\0",
+    b"user\0app\0" + b"".join(b"_pq_.%d\0\0" % n for n in range(900)) + b"\0",
+], ids=range(19))
+def test_malformed_first_packet(pooler, bystander, body):
+    send_and_leave(pooler, struct.pack("!ii", len(body) + 8, 196608) + body)
+    check_alive(pooler)
+
+
+def test_huge_first_packet_is_refused(pooler, bystander):
+    before = pooler.rss_kb()
+    for size in (10_001, 65_000, 1_000_000):
+        with pooler.dial() as wire:
+            with_user = w.startup_packet("app", "app", application_name="x" * size)
+            try:
+                wire.send_raw(with_user)
+                answer = wire.recv_all()
+                assert b"R" not in [kind for kind, _ in answer]
+            except OSError:
+                pass
+    assert pooler.rss_kb() - before < 10_000
+
+
+@pytest.mark.parametrize("text", [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 300,
+    b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 4096, b"\xff" * 4096], ids=["http", "tls", "ssh", "zeros", "ones"])
+def test_other_protocols(pooler, bystander, text):
+    send_and_leave(pooler, text)
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("kind", [b"p", b"Q", b"X", b"S", b"d", b"\0"])
+@pytest.mark.parametrize("length", [0, 3, 4, 5, 65_540, INT_MAX, -1])
+def test_absurd_answer_to_the_challenge(pooler, bystander, kind, length):
+    with pooler.dial(timeout=0.3) as wire:
+        wire.startup().asked_method()
+        try:
+            wire.send_raw(kind + struct.pack("!i", length) + b"SCRAM-SHA-256\0" + b"\xff" * 40)
+            answer = wire.recv_all()
+            assert b"Z" not in [kind for kind, _ in answer]
+        except (TimeoutError, OSError):
+            pass
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("first", [
+    b"", b"n,,", b"n,,n=,r=", b"n,,n=,r=abc,m=x", b"y,,n=,r=abc", b"p=tls-unique,,n=,r=abc", b"n,a=bob,n=,r=abc",
+    b"n,,m=ext,n=,r=abc", b"n,,n=,r=" + b"a" * 20_000, b"n,,n=\0,r=abc", b"\xff" * 100], ids=range(11))
+@pytest.mark.parametrize("final", [
+    b"", b"c=biws,r=x,p=", b"c=biws", b"c=biws,r=abc,p=!!!!", b"\xff" * 100, b"p=" + b"A" * 60_000], ids=range(6))
+def test_malformed_scram(pooler, first, final):
+    with pooler.dial(timeout=1) as wire:
+        wire.startup().asked_method()
+        try:
+            wire.send(b"p", w.cstring("SCRAM-SHA-256") + struct.pack("!i", len(first)) + first)
+            wire.send(b"p", final)
+            answer = wire.recv_all()
+        except OSError:
+            return
+        assert b"Z" not in [kind for kind, _ in answer]
+        assert w.errors(answer)[0]["V"] == "FATAL"
+
+
+def test_queries_instead_of_a_password_are_not_run(postgres, pooler):
+    with pooler.dial() as wire:
+        wire.send_raw(w.startup_packet("app", "app") + w.query("CREATE TABLE never (a int)"))
+        wire.recv_all()
+    assert postgres.sql("SELECT to_regclass('never')") == [(None,)]
+
+
+def test_connect_and_close_logs_nothing(pooler):
+    wait_until(lambda: pooler.log())
+    before = pooler.log()
+    for _ in range(20):
+        pooler.dial().close()
+        pooler.dial(unix=True).close()
+        with pooler.dial() as wire:
+            wire.half_close()
+            assert wire.eof()
+        pooler.dial().reset()
+    check_alive(pooler)
+    added = [line for line in pooler.log()[len(before):].splitlines() if "login ok" not in line]
+    noise = [line for line in added if "client" in line and "app" not in line]
+    assert noise == []
+
+
+# ---- after login
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("kind", [b"Q", b"P", b"d", b"S", b"X", b"F", b"?"])
+def test_absurd_length_after_login(pooler, bystander, kind, length):
+    send_and_leave(pooler, kind + struct.pack("!i", length) + b"SELECT 1\0", login=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_bytes_after_login(pooler, bystander, seed):
+    chance = random.Random(seed)
+    for _ in range(15):
+        wire = pooler.wire()
+        with wire:
+            try:
+                wire.send_raw(chance.randbytes(chance.randint(1, 3000)))
+                wire.half_close()
+                wire.timeout = 5
+                wire.recv_all()
+            except (OSError, AssertionError):
+                pass
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_messages_after_login(pooler, bystander, seed):
+    chance = random.Random(seed)
+    kinds = b"QPBDECHSXFdcfp" + bytes(range(256))
+    for _ in range(15):
+        wire = pooler.wire()
+        with wire:
+            data = b"".join(w.message(bytes([chance.choice(kinds)]), chance.randbytes(chance.randint(0, 40)))
+                            for _ in range(chance.randint(1, 30)))
+            try:
+                wire.send_raw(data)
+                wire.half_close()
+                wire.timeout = 5
+                wire.recv_all()
+            except (OSError, AssertionError):
+                pass
+    check_alive(pooler)
+
+
+def test_message_truncated_at_every_byte(postgres, pooler, bystander):
+    data = w.extended("SELECT $1::text", ["hello"]) + w.sync()
+    for at in range(1, len(data)):
+        with pooler.wire() as wire:
+            wire.send_raw(data[:at])
+            wire.half_close()
+            assert b"E" not in [kind for kind, _ in wire.recv_all()], at
+    assert len(postgres.backends("usename = 'app'")) <= 5
+
+
+def test_half_sent_request_is_never_completed(postgres, start_pooler):
+    pooler = start_pooler(postgres, pool_size=1)
+    postgres.sql("DROP TABLE IF EXISTS half", "CREATE TABLE half (a text)", user="app")
+    # A statement of which PostgreSQL could make sense, in a message larger than any buffer.
+    text = "INSERT INTO half VALUES ('x'); -- " + "y" * 1_000_000
+    for ending in ("close", "half_close", "reset"):
+        with pooler.wire() as wire:
+            wire.send_raw(w.query(text)[:500_000])
+            wire.is_silent(0.1)
+            getattr(wire, ending)()
+    check_alive(pooler)
+    assert postgres.sql("SELECT count(*) FROM half") == [(0,)]
+    postgres.sql("DROP TABLE half")
+
+
+def test_message_of_a_gigabyte_that_never_comes_costs_no_memory(pooler, bystander):
+    before = pooler.rss_kb()
+    with pooler.wire() as wire:
+        wire.send_raw(b"Q" + struct.pack("!i", 1_000_000_000) + b"SELECT 1 -- ")
+        try:
+            for _ in range(200):
+                wire.send_raw(b"x" * 100_000)
+        except OSError:
+            pass
+        assert pooler.rss_kb() - before < 10_000
+    check_alive(pooler)
+
+
+@pytest.mark.parametrize("kind", [b"R", b"Z", b"T", b"K", b"1", b"\0", b"\xff", b"v", b"W"])
+def test_message_that_no_client_may_send(postgres, pooler, bystander, kind):
+    with pooler.wire() as wire:
+        wire.send(kind, b"\0\0\0\0")
+        [fields] = w.errors(wire.recv_all())
+        assert (fields["V"], fields["C"]) == ("FATAL", "08P01")
+
+
+def test_client_that_stops_reading_and_leaves(pooler, bystander):
+    for _ in range(5):
+        wire = pooler.wire()
+        wire.send_raw(w.query("SELECT repeat('x', 10000) FROM generate_series(1, 3000)"))
+        wire.is_silent(0.05)
+        wire.reset()
+    check_alive(pooler)
+
+
+def test_many_connections_at_once(pooler, bystander):
+    sockets = []
+    for _ in range(500):
+        sock = socket.create_connection(("127.0.0.1", pooler.port))
+        sockets.append(sock)
+    for number, sock in enumerate(sockets):
+        if number % 3 == 0:
+            sock.sendall(b"\0\0\0")
+        elif number % 3 == 1:
+            sock.sendall(w.startup_packet("app", "app"))
+    check_alive(pooler)
+    for sock in sockets:
+        sock.close()
+
+
+def test_wrong_passwords_in_a_crowd(pooler, bystander):
+    def guess():
+        for _ in range(10):
+            with pytest.raises(ServerError) as refusal:
+                pooler.wire("ann", password="nonsense")
+            assert refusal.value.sqlstate == "28P01"
+
+    threads = [threading.Thread(target=guess) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
