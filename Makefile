@@ -129,8 +129,8 @@ format:
 	$(PYTHON) scripts/lint --format
 
 analyze:
-	@for f in $(SOURCES); do echo "$$f"; $(COMPILE) -Werror -fanalyzer -c -o /dev/null $$f || exit 1; done
-	clang-tidy --quiet --checks='-*,bugprone-*,clang-analyzer-*,-bugprone-easily-swappable-parameters' \
+	@for f in $(SOURCES); do echo "$$f"; $(COMPILE) -fanalyzer -c -o /dev/null $$f || exit 1; done
+	clang-tidy --quiet --checks='-*,bugprone-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.*,-bugprone-easily-swappable-parameters' \
 		$(SOURCES) -- -std=gnu11 -D_GNU_SOURCE -Isrc $(PKG_CFLAGS)
 
 install: $(BIN)

@@ -1,7 +1,8 @@
 /*
  * The command line: what to do, with which settings, and the exit status.
  *
- * Exit status: 0 all is well; 1 settings are wrong or something could not be opened; 2 the command line is wrong.
+ * Exit status: 0 all is well; 1 settings are wrong or something could not be opened; 2 the command
+ * line is wrong.
  */
 #include "base/log.h"
 #include "conf/settings.h"
@@ -13,7 +14,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { EXIT_WRONG_USE = 2, OPTION_CHECK = 256, OPTION_PRINT };
+enum
+{
+    EXIT_WRONG_USE = 2,
+    OPTION_CHECK = 256,
+    OPTION_PRINT
+};
 
 enum action
 {
@@ -77,15 +83,18 @@ read_print(const char *how, enum settings_print *print_out)
     return false;
 }
 
-/* Says on standard error what the settings' reader found; information only matters to a running daemon's log. */
+/* Says on standard error what the settings' reader found; information only matters to a running
+ * daemon's log. */
 static void
-print_finding(void *arg, enum settings_severity severity, const char *place, const char *key, const char *text)
+print_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
+    const char *text)
 {
     static const char *const words[] = {
         [SETTINGS_INFO] = "note: ", [SETTINGS_WARNING] = "warning: ", [SETTINGS_ERROR] = ""};
 
     (void)arg;
-    fprintf(stderr, "%s: %s%s%s%s\n", place, words[severity], key, key[0] != '\0' ? ": " : "", text);
+    fprintf(
+        stderr, "%s: %s%s%s%s\n", place, words[severity], key, key[0] != '\0' ? ": " : "", text);
 }
 
 /* Returns -1 to go on, or the exit status. */
@@ -134,7 +143,8 @@ read_command(int argc, char **argv, struct command *command)
         }
     }
     if (argc - optind > 1) {
-        fprintf(stderr, "pgkeel: one configuration file at most, not also \"%s\"\n", argv[optind + 1]);
+        fprintf(
+            stderr, "pgkeel: one configuration file at most, not also \"%s\"\n", argv[optind + 1]);
         return EXIT_WRONG_USE;
     }
     command->daemon.source.path = argv[optind];
@@ -170,8 +180,8 @@ main(int argc, char **argv)
     command.daemon.source.overrides = command.overrides;
     command.daemon.source.parse_conninfo = dial_parse_conninfo;
     struct settings *settings = settings_load(&command.daemon.source, print_finding, NULL);
-    bool wants_defaults = settings == NULL && command.action == ACTION_PRINT &&
-                          command.daemon.source.path == NULL;
+    bool wants_defaults =
+        settings == NULL && command.action == ACTION_PRINT && command.daemon.source.path == NULL;
     if (settings == NULL && !wants_defaults) {
         return EXIT_FAILURE;
     }

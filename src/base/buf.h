@@ -1,6 +1,6 @@
 /*
- * A growing run of bytes: messages being built, output that the kernel did not take yet, input whose rest
- * has not arrived. Empty buffers own no memory. One owner, no thread rules of its own.
+ * A growing run of bytes: messages being built, output that the kernel did not take yet, input
+ * whose rest has not arrived. Empty buffers own no memory. One owner, no thread rules of its own.
  */
 #pragma once
 
@@ -10,10 +10,10 @@
 
 struct buf
 {
-    uint8_t *data;  /* owns; NULL while nothing was ever added */
-    size_t start;   /* bytes before this were consumed */
-    size_t end;     /* bytes from start to here are the content */
-    size_t size;    /* allocated */
+    uint8_t *data; /* owns; NULL while nothing was ever added */
+    size_t start;  /* bytes before this were consumed */
+    size_t end;    /* bytes from start to here are the content */
+    size_t size;   /* allocated */
 };
 
 /* Frees the memory; the buffer is empty and usable again. */
@@ -33,14 +33,15 @@ buf_head(const struct buf *buf)
     return buf->data + buf->start;
 }
 
-/* Makes room for len more bytes and returns where they go; buf_added() tells how many were written. */
+/* Makes room for len more bytes and returns where they go; buf_added() tells how many were written.
+ */
 uint8_t *buf_room(struct buf *buf, size_t len);
 void buf_added(struct buf *buf, size_t len);
 
 void buf_add(struct buf *buf, const void *data, size_t len);
 void buf_add_u8(struct buf *buf, uint8_t value);
-void buf_add_u16(struct buf *buf, uint16_t value); /* network order */
-void buf_add_u32(struct buf *buf, uint32_t value); /* network order */
+void buf_add_u16(struct buf *buf, uint16_t value);        /* network order */
+void buf_add_u32(struct buf *buf, uint32_t value);        /* network order */
 void buf_add_string(struct buf *buf, const char *string); /* with its zero byte */
 
 /* printf into the buffer, without a zero byte at the end. */
@@ -52,5 +53,6 @@ void buf_consume(struct buf *buf, size_t len);
 /* Drops all content, keeps the memory for the next use. */
 void buf_clear(struct buf *buf);
 
-/* Writes a number in network order at an offset from the head, into bytes that were added before. */
+/* Writes a number in network order at an offset from the head, into bytes that were added before.
+ */
 void buf_patch_u32(struct buf *buf, size_t offset, uint32_t value);

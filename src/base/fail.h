@@ -5,8 +5,8 @@
  * reason goes to the log, to the client as an ErrorResponse and to the console, so nobody has to
  * translate. Fallible functions return bool and take `struct fail *` last. A fail owns nothing.
  *
- * Bugs are not reasons: they abort through ensure() (state.h). Lack of memory is not one either: mem_new()
- * ends the process (mem.h).
+ * Bugs are not reasons: they abort through ensure() (state.h). Lack of memory is not one either:
+ * mem_new() ends the process (mem.h).
  */
 #pragma once
 
@@ -19,10 +19,10 @@
 
 struct fail
 {
-    char sqlstate[6];  /* five characters, PostgreSQL documentation, appendix A */
-    char text[480];    /* one sentence for people, lower case, no full stop */
-    char detail[480];  /* what else is known, or empty */
-    bool is_verbatim;  /* text and detail are PostgreSQL's own words */
+    char sqlstate[6]; /* five characters, PostgreSQL documentation, appendix A */
+    char text[480];   /* one sentence for people, lower case, no full stop */
+    char detail[480]; /* what else is known, or empty */
+    bool is_verbatim; /* text and detail are PostgreSQL's own words */
 };
 
 /* Sets sqlstate and text, clears the rest. Always false: `return fail_set(fail, "3D000", ...)`. */

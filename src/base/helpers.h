@@ -24,17 +24,19 @@ struct job
     struct job *next;              /* the queue's */
 };
 
-/* Starts with no thread; grows to most threads when jobs wait, of which kept only run urgent jobs. */
+/* Starts with no thread; grows to most threads when jobs wait, of which kept only run urgent jobs.
+ */
 struct helpers *helpers_new(unsigned most, unsigned kept);
 
-/* Hands a job over. Any thread. After helpers_stop() the job is dropped at once in the caller's thread. */
+/* Hands a job over. Any thread. After helpers_stop() the job is dropped at once in the caller's
+ * thread. */
 void helpers_run(struct helpers *helpers, struct job *job);
 
 /* Readable from helpers_stop() on: jobs that wait in poll() add it to their set and give up. */
 int helpers_stop_fd(struct helpers *helpers);
 
-/* Drops what is queued, asks running jobs to give up, waits for their end up to timeout_ms. True when
- * every thread ended; after false it may be asked again. Main thread. */
+/* Drops what is queued, asks running jobs to give up, waits for their end up to timeout_ms. True
+ * when every thread ended; after false it may be asked again. Main thread. */
 bool helpers_stop(struct helpers *helpers, int timeout_ms);
 
 /* Frees; only after helpers_stop() returned true. */

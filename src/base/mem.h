@@ -1,6 +1,7 @@
 /*
- * Memory that is there or the process is not. What a peer can make us allocate has a limit of its own
- * elsewhere; so running out here means the machine is out, and no half-handled case is worth having.
+ * Memory that is there or the process is not. What a peer can make us allocate has a limit of its
+ * own elsewhere; so running out here means the machine is out, and no half-handled case is worth
+ * having.
  */
 #pragma once
 

@@ -57,6 +57,12 @@ slots_find(const struct slots *slots, uint64_t ticket)
     return slots->all[number].item;
 }
 
+void *
+slots_at(const struct slots *slots, uint32_t number)
+{
+    return number < slots->size ? slots->all[number].item : NULL;
+}
+
 void
 slots_remove(struct slots *slots, uint64_t ticket)
 {

@@ -1,6 +1,6 @@
 /*
- * What must hold. ensure() is compiled in always: a pooler that goes on after a broken invariant may
- * hand one user's rows to another, so it is better gone.
+ * What must hold. ensure() is compiled in always: a pooler that goes on after a broken invariant
+ * may hand one user's rows to another, so it is better gone.
  */
 #pragma once
 

@@ -18,15 +18,31 @@ struct unit
 };
 
 static const struct unit duration_units[] = {
-    {"", 1000000},        {"us", 1},           {"ms", 1000},           {"s", 1000000},
-    {"sec", 1000000},     {"min", 60000000},   {"m", 60000000},        {"h", 3600000000},
-    {"d", 86400000000},   {NULL, 0},
+    {"", 1000000},
+    {"us", 1},
+    {"ms", 1000},
+    {"s", 1000000},
+    {"sec", 1000000},
+    {"min", 60000000},
+    {"m", 60000000},
+    {"h", 3600000000},
+    {"d", 86400000000},
+    {NULL, 0},
 };
 
 static const struct unit size_units[] = {
-    {"", 1},         {"b", 1},          {"kb", 1024},       {"kib", 1024},       {"k", 1024},
-    {"mb", 1 << 20}, {"mib", 1 << 20},  {"m", 1 << 20},     {"gb", 1 << 30},     {"gib", 1 << 30},
-    {"g", 1 << 30},  {NULL, 0},
+    {"", 1},
+    {"b", 1},
+    {"kb", 1024},
+    {"kib", 1024},
+    {"k", 1024},
+    {"mb", 1 << 20},
+    {"mib", 1 << 20},
+    {"m", 1 << 20},
+    {"gb", 1 << 30},
+    {"gib", 1 << 30},
+    {"g", 1 << 30},
+    {NULL, 0},
 };
 
 bool
@@ -119,8 +135,12 @@ void
 text_print_duration(char *to, size_t size, int64_t us)
 {
     static const struct unit units[] = {
-        {"d", 86400000000}, {"h", 3600000000}, {"min", 60000000},
-        {"s", 1000000},     {"ms", 1000},      {"us", 1},
+        {"d", 86400000000},
+        {"h", 3600000000},
+        {"min", 60000000},
+        {"s", 1000000},
+        {"ms", 1000},
+        {"us", 1},
     };
 
     for (size_t i = 0; us > 0 && i < sizeof(units) / sizeof(units[0]); i++) {
@@ -135,7 +155,10 @@ text_print_duration(char *to, size_t size, int64_t us)
 unsigned
 text_distance(const char *a, const char *b, unsigned limit)
 {
-    enum { LONGEST = 64 };
+    enum
+    {
+        LONGEST = 64
+    };
     unsigned row[LONGEST + 1];
     size_t a_len = strlen(a);
     size_t b_len = strlen(b);

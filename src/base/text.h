@@ -13,8 +13,8 @@
 /* Copies at most size - 1 bytes and ends with zero; tells whether all of it fitted. */
 bool text_copy(char *to, size_t size, const char *from);
 
-/* "30", "0.5", "100ms", "2s", "5min", "1h", "1d": a number without unit counts in seconds. Result in
- * microseconds. False when it is not a duration or does not fit 63 bits. */
+/* "30", "0.5", "100ms", "2s", "5min", "1h", "1d": a number without unit counts in seconds. Result
+ * in microseconds. False when it is not a duration or does not fit 63 bits. */
 bool text_parse_duration(const char *text, int64_t *us_out);
 
 /* "4096", "64kB", "1MB", "2GB" (also KiB, MiB, GiB; 1024 each): bytes. */
@@ -39,7 +39,8 @@ void text_quote_literal(struct buf *buf, const char *value);
 /* Appends "name" as an SQL identifier. No zero byte is added. */
 void text_quote_identifier(struct buf *buf, const char *name);
 
-/* Overwrites a secret so that the compiler cannot leave it out, then frees it and clears the pointer. */
+/* Overwrites a secret so that the compiler cannot leave it out, then frees it and clears the
+ * pointer. */
 void text_wipe(char **secret);
 
 /* Compares in a time that depends on the length only. */

@@ -1,6 +1,7 @@
 /*
- * A client's life: states, lists, deadlines, the end. Called by daemon/ (open), login and the handlers; calls them back
- * through its table. Nothing is freed inside a callback: a closed client is buried.
+ * A client's life: states, lists, deadlines, the end. Called by daemon/ (open), login and the
+ * handlers; calls them back through its table. Nothing is freed inside a callback: a closed client
+ * is buried.
  */
 #include "client/client.h"
 
@@ -18,7 +19,10 @@
 #include <unistd.h>
 
 /* How long the last word may take to be sent and read. */
-enum { CLOSING_US = 2000000 };
+enum
+{
+    CLOSING_US = 2000000
+};
 
 #define NO_LIMIT ((size_t)-1)
 #define END (TO(CLIENT_CLOSING) | TO(CLIENT_CLOSED))
@@ -32,18 +36,20 @@ static const struct
     size_t limit; /* which DURATION setting limits it */
     const char *limit_name;
 } states[CLIENT_STATES] = {
-    [CLIENT_GREETING] = {"login", TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) |
-                                      TO(CLIENT_CONSOLE) | TO(CLIENT_IDLE) | END,
+    [CLIENT_GREETING] = {"login",
+        TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) | TO(CLIENT_CONSOLE) |
+            TO(CLIENT_IDLE) | END,
         offsetof(struct settings, client_login_timeout), "client_login_timeout"},
-    [CLIENT_LOGIN] = {"login", TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) |
-                                   TO(CLIENT_CONSOLE) | TO(CLIENT_IDLE) | END,
+    [CLIENT_LOGIN] = {"login",
+        TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) | TO(CLIENT_CONSOLE) |
+            TO(CLIENT_IDLE) | END,
         NO_LIMIT, NULL},
     [CLIENT_VERIFYING] = {"login", TO(CLIENT_LOGIN) | END, NO_LIMIT, NULL},
     [CLIENT_WELCOME] = {"login", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_IDLE] = {"idle", TO(CLIENT_WAITING) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
         offsetof(struct settings, client_idle_timeout), "client_idle_timeout"},
-    [CLIENT_WAITING] = {"waiting",
-        TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END, NO_LIMIT, NULL},
+    [CLIENT_WAITING] = {"waiting", TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
+        NO_LIMIT, NULL},
     [CLIENT_PREPARING] = {"active", TO(CLIENT_ACTIVE) | TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_ACTIVE] = {"active", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_CONSOLE] = {"active", END, NO_LIMIT, NULL},
@@ -84,7 +90,6 @@ crowd_deinit(struct crowd *crowd)
     slots_deinit(&crowd->tickets);
     slots_deinit(&crowd->pool.leases);
     slots_deinit(&crowd->pool.backends);
-    HASH_CLEAR(by_key, crowd->by_key);
 }
 
 unsigned
@@ -171,7 +176,7 @@ client_open(struct crowd *crowd, const struct accepted *accepted)
     client->ticket = slots_add(&crowd->tickets, client);
     client->identity.is_unix = accepted->is_unix;
     client->identity.peer_uid = accepted->peer_uid;
-    snprintf(client->identity.peer, sizeof(client->identity.peer), "%s", accepted->peer);
+    client->identity.peer = mem_string(accepted->peer);
     client->connected_us = loop_now_us(crowd->pool.loop);
     stream_init(&client->stream, accepted->fd, on_event, client);
     watch_attach(&client->stream.watch, crowd->pool.loop);
@@ -193,6 +198,7 @@ free_now(void *arg)
     close(fd);
     vars_deinit(&client->vars);
     free(client->identity.user);
+    free(client->identity.peer);
     free(client->identity.database);
     free(client);
 }
@@ -201,8 +207,6 @@ free_now(void *arg)
 static void
 let_go_of_everything(struct client *client)
 {
-    struct crowd *crowd = client->crowd;
-
     if (client->handler != NULL) {
         client->handler->on_close(client);
         client->handler = NULL;
@@ -221,10 +225,7 @@ let_go_of_everything(struct client *client)
         client->lease.side = NULL;
         pools_part(pool);
     }
-    if (client->key.pid != 0) {
-        HASH_DELETE(by_key, crowd->by_key, client);
-        client->key.pid = 0;
-    }
+    client->key = (struct cancel_key){0, 0};
 }
 
 void
@@ -233,7 +234,8 @@ client_close(struct client *client, const struct fail *fail)
     struct crowd *crowd = client->crowd;
 
     ensure(client->state != CLIENT_CLOSED);
-    bool is_worth_a_line = client->identity.user != NULL && crowd->pool.settings->log_disconnections;
+    bool is_worth_a_line =
+        client->identity.user != NULL && crowd->pool.settings->log_disconnections;
     if (client->state != CLIENT_CLOSING && is_worth_a_line) {
         client_log(LEVEL_INFO, client, "closing: %s", fail != NULL ? fail->text : "client left");
     }
@@ -251,8 +253,8 @@ client_close(struct client *client, const struct fail *fail)
     loop_bury(crowd->pool.loop, free_now, client);
 }
 
-/* Our side is closed once everything is out; the client reads it and closes too. Closing earlier could reset the
- * connection and take the last word away. */
+/* Our side is closed once everything is out; the client reads it and closes too. Closing earlier
+ * could reset the connection and take the last word away. */
 static void
 finish_closing(struct client *client)
 {
@@ -379,34 +381,39 @@ struct cancel_errand
     struct cancel_key key;
 };
 
-/* The low bits of the secret name the worker, so that any worker can pass a request on. */
-enum { WORKER_BITS = 6, WORKER_MASK = (1 << WORKER_BITS) - 1 };
+enum
+{
+    SLOT_BITS = 25,
+    SLOT_MASK = (1 << SLOT_BITS) - 1,
+    PID_MASK = 0x7fffffff
+};
 
 void
 client_make_key(struct client *client)
 {
     struct crowd *crowd = client->crowd;
-    struct client *other;
+    uint32_t slot = (uint32_t)client->ticket;
 
+    ensure(slot <= SLOT_MASK);
+    client->key.pid =
+        (((uint32_t)crowd->pool.index << SLOT_BITS) | slot) ^ (crowd->crowds->key_mask & PID_MASK);
     do {
-        ensure(getrandom(&client->key, sizeof(client->key), 0) == sizeof(client->key));
-        client->key.pid = (client->key.pid & 0x7fffffff) | 1;
-        client->key.secret =
-            (client->key.secret & ~(uint32_t)WORKER_MASK) | (uint32_t)crowd->pool.index;
-        HASH_FIND(by_key, crowd->by_key, &client->key, sizeof(client->key), other);
-    } while (other != NULL);
-    HASH_ADD(by_key, crowd->by_key, key, sizeof(client->key), client);
+        ensure(getrandom(&client->key.secret, sizeof(client->key.secret), 0) ==
+               sizeof(client->key.secret));
+    } while (client->key.secret == 0);
 }
 
 static void
 on_cancel(void *arg)
 {
     struct cancel_errand errand = *(struct cancel_errand *)arg;
-    struct client *client;
+    uint32_t slot = (errand.key.pid ^ errand.crowd->crowds->key_mask) & SLOT_MASK;
+    struct client *client = slots_at(&errand.crowd->tickets, slot);
 
     free(arg);
-    HASH_FIND(by_key, errand.crowd->by_key, &errand.key, sizeof(errand.key), client);
-    if (client != NULL && client->handler != NULL) {
+    bool is_meant = client != NULL && client->key.secret != 0 &&
+                    client->key.pid == errand.key.pid && client->key.secret == errand.key.secret;
+    if (is_meant && client->handler != NULL) {
         client->handler->on_cancel(client);
     }
 }
@@ -414,7 +421,7 @@ on_cancel(void *arg)
 void
 client_cancel(struct crowd *crowd, struct cancel_key key)
 {
-    uint32_t index = key.secret & WORKER_MASK;
+    uint32_t index = ((key.pid ^ crowd->crowds->key_mask) & PID_MASK) >> SLOT_BITS;
 
     stats_add(METRIC_cancel_requests_total, 1);
     if (index >= (uint32_t)crowd->crowds->count) {

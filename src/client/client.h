@@ -1,10 +1,11 @@
 /*
- * A client: an application's session with us, from accept to close. Belongs to one worker for its whole life. After
- * login a handler serves it: the relay (client/relay) or the console (ops/console).
+ * A client: an application's session with us, from accept to close. Belongs to one worker for its
+ * whole life. After login a handler serves it: the relay (client/relay) or the console
+ * (ops/console).
  *
- *    GREETING ─► LOGIN ⇄ VERIFYING                        relay:   IDLE ─► WAITING ─► PREPARING ─► ACTIVE ─► IDLE
- *                  └──► WELCOME ─────────► IDLE           console: CONSOLE
- *    from every state: CLOSING (a last word is being sent) ─► CLOSED
+ *    GREETING ─► LOGIN ⇄ VERIFYING                        relay:   IDLE ─► WAITING ─► PREPARING ─►
+ * ACTIVE ─► IDLE └──► WELCOME ─────────► IDLE           console: CONSOLE from every state: CLOSING
+ * (a last word is being sent) ─► CLOSED
  */
 #pragma once
 
@@ -15,7 +16,6 @@
 #include "pool/pool.h"
 
 #include <stdatomic.h>
-#include <uthash.h>
 
 struct client;
 struct helpers;
@@ -44,8 +44,8 @@ TAILQ_HEAD(client_list, client);
 struct handler
 {
     const char *name;
-    void (*on_start)(struct client *client);                /* just logged in */
-    void (*on_kept)(struct client *client);                 /* bytes it sent meanwhile wait in its stream */
+    void (*on_start)(struct client *client); /* just logged in */
+    void (*on_kept)(struct client *client);  /* bytes it sent meanwhile wait in its stream */
     void (*on_event)(struct client *client, unsigned what); /* its stream: WATCH_ bits */
     void (*on_close)(struct client *client);                /* gives up what it holds */
     void (*on_cancel)(struct client *client);               /* a cancel request with its key came */
@@ -56,29 +56,29 @@ struct crowds
 {
     struct crowd **all; /* borrows */
     int count;
-    struct helpers *helpers;        /* borrows */
-    const struct handler *console;  /* borrows */
-    struct verifiers *verifiers;    /* owns: derived once per user */
-    uint8_t mock_secret[32];        /* of made-up verifiers */
-    int64_t max_client_conn;        /* resolved: never 0 */
-    _Atomic int64_t clients;        /* logged in or logging in */
+    struct helpers *helpers;       /* borrows */
+    const struct handler *console; /* borrows */
+    struct verifiers *verifiers;   /* owns: derived once per user */
+    uint8_t mock_secret[32];       /* of made-up verifiers */
+    uint32_t key_mask;             /* hides slots in cancel keys */
+    int64_t max_client_conn;       /* resolved: never 0 */
+    _Atomic int64_t clients;       /* logged in or logging in */
     _Atomic uint64_t next_id;
-    _Atomic bool is_draining;       /* close clients at their next boundary */
+    _Atomic bool is_draining; /* close clients at their next boundary */
 };
 
 /* All clients of one worker. */
 struct crowd
 {
-    struct pool_worker pool;  /* the worker as pools see it */
-    struct crowds *crowds;    /* borrows */
+    struct pool_worker pool; /* the worker as pools see it */
+    struct crowds *crowds;   /* borrows */
     struct client_list in[CLIENT_STATES];
     unsigned count[CLIENT_STATES];
-    struct client *by_key;           /* by cancel key */
-    struct slots tickets;            /* owns; of clients, for posts */
-    _Atomic int load;                /* shared: clients here, for whoever distributes them */
+    struct slots tickets; /* owns; of clients, for posts */
+    _Atomic int load;     /* shared: clients here, for whoever distributes them */
 };
 
-/* What a cancel request must repeat. */
+/* What a cancel request must repeat: pid names worker and slot, masked; the secret is random. */
 struct cancel_key
 {
     uint32_t pid;
@@ -91,21 +91,12 @@ struct identity
     uid_t peer_uid;        /* of a unix socket's peer, else -1 */
     bool is_unix;
     bool is_admin; /* may change things on the console */
-    char peer[PEER_TEXT_MAX];
-};
-
-/* What a snapshot of the settings says for one client. */
-struct relay_policy
-{
-    const struct settings *settings; /* compared only: which snapshot it is */
-    enum pool_mode mode;
-    int64_t wait_us;
+    char *peer;    /* owns: "10.0.0.7:5012" */
 };
 
 /* Where the relay stands with this client. */
 struct relay_state
 {
-    struct relay_policy policy;
     uint32_t client_rest;     /* bytes of a large message from the client still to come */
     bool drops_client_rest;   /* they go nowhere */
     bool is_backlogged;       /* too many replies are owed: kept messages wait */
@@ -128,12 +119,11 @@ struct client
     struct identity identity;
     struct login *login; /* owns; until the welcome */
     const struct handler *handler;
-    void *handler_data;  /* the handler's */
-    struct lease lease;  /* its side is NULL before it has a pool */
-    struct vars vars;    /* owns: the settings this session wants */
+    void *handler_data; /* the handler's */
+    struct lease lease; /* its side is NULL before it has a pool */
+    struct vars vars;   /* owns: the settings this session wants */
     struct relay_state relay;
     struct cancel_key key;
-    UT_hash_handle by_key;
 };
 
 const char *client_state_name(enum client_state state);
@@ -144,10 +134,12 @@ void crowd_deinit(struct crowd *crowd);
 /* Takes over an accepted connection. The worker's thread. */
 void client_open(struct crowd *crowd, const struct accepted *accepted);
 
-/* The only assignment of state; checks that it is legal, restarts the deadline, moves between lists. */
+/* The only assignment of state; checks that it is legal, restarts the deadline, moves between
+ * lists. */
 void client_become(struct client *client, enum client_state state);
 
-/* Ends the session at once, with everything it holds. fail: why, for the log; NULL: the client's own wish. */
+/* Ends the session at once, with everything it holds. fail: why, for the log; NULL: the client's
+ * own wish. */
 void client_close(struct client *client, const struct fail *fail);
 
 /* Sends the reason as FATAL, then ends the session. */

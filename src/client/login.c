@@ -1,5 +1,6 @@
 /*
- * Logging in. Called by client.c for every event until the welcome; calls wire/startup, wire/scram, the pool.
+ * Logging in. Called by client.c for every event until the welcome; calls wire/startup, wire/scram,
+ * the pool.
  *
  *    first packet ─► method ─► challenge ⇄ answer ─► known database? ─► pool ─► welcome
  */
@@ -9,6 +10,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "base/text.h"
+#include "client/deliver.h"
 #include "client/params.h"
 #include "client/relay.h"
 #include "client/verifiers.h"
@@ -24,9 +26,19 @@
 #include <unistd.h>
 
 /* Longest message before login. */
-enum { LOGIN_MESSAGE_MAX = 65536 - 1 };
+enum
+{
+    LOGIN_MESSAGE_MAX = 65536 - 1
+};
 
-enum method { METHOD_TRUST, METHOD_PLAIN, METHOD_MD5, METHOD_SCRAM, METHOD_SCRAM_STARTED };
+enum method
+{
+    METHOD_TRUST,
+    METHOD_PLAIN,
+    METHOD_MD5,
+    METHOD_SCRAM,
+    METHOD_SCRAM_STARTED
+};
 
 struct login
 {
@@ -34,9 +46,9 @@ struct login
     const char *secret; /* borrows from settings; NULL: unknown user */
     enum secret_kind secret_kind;
     struct settings *settings; /* holds: the secret's home */
-    struct scram *scram; /* owns */
+    struct scram *scram;       /* owns */
     uint8_t salt[4];
-    struct vars wanted;  /* owns: settings of the first packet */
+    struct vars wanted; /* owns: settings of the first packet */
     bool is_replication;
     bool is_console;
     int64_t waits_since_us;
@@ -235,7 +247,8 @@ take_cancel(struct client *client, const struct startup *startup)
     client_close(client, NULL);
 }
 
-/* Handles one first packet; returns the bytes it took, 0 to wait for more or when the client is gone. */
+/* Handles one first packet; returns the bytes it took, 0 to wait for more or when the client is
+ * gone. */
 static size_t
 take_first_packet(struct client *client, const uint8_t *data, size_t len)
 {
@@ -281,7 +294,8 @@ static bool
 wrong_password(struct client *client, struct fail *fail)
 {
     stats_add(METRIC_client_login_failures_total, 1);
-    return fail_set(fail, "28P01", "password authentication failed for user \"%s\"", client->identity.user);
+    return fail_set(
+        fail, "28P01", "password authentication failed for user \"%s\"", client->identity.user);
 }
 
 static bool
@@ -296,7 +310,8 @@ take_scram(struct client *client, const struct message *message, struct fail *fa
     if (login->method == METHOD_SCRAM) {
         if (!scram_parse_initial(message->body, message->body_len, &mechanism, &data, &len) ||
             strcmp(mechanism, SCRAM_MECHANISM) != 0) {
-            return fail_set(fail, "08P01", "client selected an invalid SASL authentication mechanism");
+            return fail_set(
+                fail, "08P01", "client selected an invalid SASL authentication mechanism");
         }
         if (!scram_first(login->scram, data, len, &reply, fail)) {
             buf_deinit(&reply);
@@ -334,9 +349,8 @@ take_password(struct client *client, const struct message *message, struct fail 
     /* An unknown user is checked against a secret that nothing matches, in the same time. */
     const char *user = client->identity.user;
     const char *secret = login->secret != NULL ? login->secret : "md5";
-    bool is_right = login->method == METHOD_MD5
-                        ? scram_check_md5(user, secret, login->salt, answer)
-                        : scram_check_plain(user, secret, answer);
+    bool is_right = login->method == METHOD_MD5 ? scram_check_md5(user, secret, login->salt, answer)
+                                                : scram_check_plain(user, secret, answer);
     if (!is_right || login->secret == NULL) {
         return wrong_password(client, fail);
     }
@@ -479,7 +493,7 @@ on_backend(struct lease *lease, unsigned what)
     struct vars reported = {0};
     struct fail fail;
 
-    if (!relay_run_own(lease, what, &fail)) {
+    if (!deliver_own(lease, what, &fail)) {
         lease_discard(lease, &fail);
         client_reject(client, &fail);
         return;
@@ -520,7 +534,8 @@ admit_to_console(struct client *client, struct fail *fail)
     const struct settings *settings = client->login->settings;
     const char *user = client->identity.user;
 
-    client->identity.is_admin = client->identity.is_admin || settings_lists(settings->admin_users, user);
+    client->identity.is_admin =
+        client->identity.is_admin || settings_lists(settings->admin_users, user);
     if (!client->identity.is_admin && !settings_lists(settings->stats_users, user)) {
         return fail_set(fail, "42501", "user \"%s\" may not use the console", user);
     }
@@ -549,14 +564,14 @@ login_admit(struct client *client, struct fail *fail)
     const struct database *database =
         settings_find_database(login->settings, client->identity.database);
     if (database == NULL) {
-        return fail_set(
-            fail, "3D000", "database \"%s\" does not exist", client->identity.database);
+        return fail_set(fail, "3D000", "database \"%s\" does not exist", client->identity.database);
     }
     if (login->is_replication) {
         return fail_set(fail, "0A000", "replication connections are not supported");
     }
     const char *user = database->user != NULL ? database->user : client->identity.user;
-    lease_init(&client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
+    lease_init(
+        &client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
     if (pool_welcome(client->lease.side->pool, &reported) &&
         !params_start(client, &reported, &login->wanted)) {
         send_welcome(client, &reported);

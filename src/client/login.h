@@ -1,7 +1,8 @@
 /*
- * From the first packet to the welcome: who is it, may it come in, which pool, which settings (PostgreSQL
- * documentation, "Frontend/Backend Protocol", "Start-up"). Nothing about databases or users is told before the client
- * has proven who it is. The client's worker; key derivation goes to a helper.
+ * From the first packet to the welcome: who is it, may it come in, which pool, which settings
+ * (PostgreSQL documentation, "Frontend/Backend Protocol", "Start-up"). Nothing about databases or
+ * users is told before the client has proven who it is. The client's worker; key derivation goes to
+ * a helper.
  */
 #pragma once
 

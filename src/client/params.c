@@ -33,8 +33,8 @@ params_collect(const struct startup *startup, const struct settings *settings, s
 
     if (startup->options != NULL && !ignores_options &&
         !startup_split_options(startup->options, collect, &collecting)) {
-        return fail_set(
-            fail, "22023", "invalid command-line arguments for server process: %s", startup->options);
+        return fail_set(fail, "22023", "invalid command-line arguments for server process: %s",
+            startup->options);
     }
     while (startup_next_param(startup, &cursor, &name, &value)) {
         collect(&collecting, name, value);
@@ -108,7 +108,8 @@ params_applied(struct client *client, struct fail *fail)
         *fail = *backend->refusal;
         return false;
     }
-    /* What PostgreSQL reports is known from its reports, under its canonical value; the rest is as the client said. */
+    /* What PostgreSQL reports is known from its reports, under its canonical value; the rest is as
+     * the client said. */
     struct vars applied = {0};
     while (vars_next(&client->vars, &cursor, &name, &value)) {
         const char *reported = backend_manages(name) ? vars_find(&backend->vars, name) : NULL;

@@ -1,14 +1,11 @@
 /*
- * The relay: serves a client by forwarding whole messages between it and the backend it is lent, one read at a
- * time, looking at five bytes of each. The lease begins with a request and ends when everything was answered and no
- * transaction is open (or with the session, or the statement: pool_mode).
+ * The relay: serves a client by forwarding whole messages between it and the backend it is lent,
+ * one read at a time, looking at five bytes of each. The lease begins with a request and ends when
+ * everything was answered and no transaction is open (or with the session, or the statement:
+ * pool_mode).
  */
 #pragma once
 
 #include "client/client.h"
 
 extern const struct handler relay_handler;
-
-/* Reads what answers requests of our own on a leased backend; nothing is forwarded. False with the reason when the
- * backend is lost. */
-must_check bool relay_run_own(struct lease *lease, unsigned what, struct fail *fail);

@@ -6,6 +6,7 @@
 #include "pool/dial.h"
 
 #include <pthread.h>
+#include <uthash.h>
 
 /* The secret it was made of tells when it is outdated. */
 struct verifier_entry
@@ -52,8 +53,7 @@ verifiers_free(struct verifiers **pointer)
     struct verifiers *verifiers = *pointer;
     struct verifier_entry *entry, *next;
 
-    HASH_ITER(hh, verifiers->all, entry, next)
-    {
+    HASH_ITER(hh, verifiers->all, entry, next) {
         HASH_DEL(verifiers->all, entry);
         entry_free(entry);
     }
@@ -63,7 +63,8 @@ verifiers_free(struct verifiers **pointer)
 }
 
 bool
-verifiers_find(struct verifiers *verifiers, const char *user, const char *secret, char to[VERIFIER_MAX])
+verifiers_find(
+    struct verifiers *verifiers, const char *user, const char *secret, char to[VERIFIER_MAX])
 {
     struct verifier_entry *entry;
     bool is_found = false;
@@ -71,7 +72,8 @@ verifiers_find(struct verifiers *verifiers, const char *user, const char *secret
     pthread_mutex_lock(&verifiers->mutex);
     HASH_FIND_STR(verifiers->all, user, entry);
     if (entry != NULL) {
-        is_found = strcmp(entry->secret, secret) == 0 && text_copy(to, VERIFIER_MAX, entry->verifier);
+        is_found =
+            strcmp(entry->secret, secret) == 0 && text_copy(to, VERIFIER_MAX, entry->verifier);
     }
     pthread_mutex_unlock(&verifiers->mutex);
     return is_found;

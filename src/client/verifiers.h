@@ -1,13 +1,16 @@
 /*
- * SCRAM verifiers of plaintext secrets, derived once for each user by a helper (PBKDF2 takes milliseconds, which no loop
- * has). One store for all workers, so that a user is given the same salt by each of them, under a mutex. Secrets; wiped
- * when forgotten.
+ * SCRAM verifiers of plaintext secrets, derived once for each user by a helper (PBKDF2 takes
+ * milliseconds, which no loop has). One store for all workers, so that a user is given the same
+ * salt by each of them, under a mutex. Secrets; wiped when forgotten.
  */
 #pragma once
 
 #include "client/client.h"
 
-enum { VERIFIER_MAX = 512 };
+enum
+{
+    VERIFIER_MAX = 512
+};
 
 struct verifiers *verifiers_new(void);
 void verifiers_free(struct verifiers **verifiers);

@@ -1,6 +1,6 @@
 /*
- * Waiting for a backend. Called by relay and login; calls the ledger and the outage record for what to say when the time
- * is over.
+ * Waiting for a backend. Called by relay and login; calls the ledger and the outage record for what
+ * to say when the time is over.
  */
 #include "client/wait.h"
 
@@ -10,23 +10,12 @@
 
 static void on_wait_deadline(struct deadline *deadline);
 
-/* A waiting client looks this often whether its limit is that of a busy pool or of one that is down. */
-enum { LOOK_AGAIN_US = 1000000 };
-
-const struct relay_policy *
-wait_policy(struct client *client)
+/* A waiting client looks this often whether its limit is that of a busy pool or of one that is
+ * down. */
+enum
 {
-    struct relay_policy *policy = &client->relay.policy;
-    const struct settings *settings = client->crowd->pool.settings;
-    const struct pool *pool = client->lease.side->pool;
-
-    if (policy->settings != settings) {
-        policy->settings = settings;
-        policy->mode = settings_pool_mode(settings, pool->database, pool->user);
-        policy->wait_us = settings_query_wait_timeout(settings, pool->database, pool->user);
-    }
-    return policy;
-}
+    LOOK_AGAIN_US = 1000000
+};
 
 int64_t
 wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
@@ -37,8 +26,8 @@ wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
     int64_t waited_us = now_us - since_us;
     struct outage outage = pool_outage(pool);
     bool is_down = outage.is_down && strcmp(outage.fail.sqlstate, "53300") != 0;
-    int64_t limit_us = is_down ? settings->server_down_timeout
-                               : wait_policy(client)->wait_us;
+    int64_t limit_us =
+        is_down ? settings->server_down_timeout : pool_policy(client->lease.side)->wait_us;
 
     if (limit_us <= 0 || waited_us < limit_us) {
         int64_t left_us = limit_us <= 0 ? LOOK_AGAIN_US : limit_us - waited_us;
@@ -46,7 +35,8 @@ wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
     }
     stats_add(METRIC_lease_wait_timeouts_total, 1);
     if (is_down) {
-        fail_set(fail, "57P03", "database \"%s\" is not reachable: %s", pool->database, outage.fail.text);
+        fail_set(fail, "57P03", "database \"%s\" is not reachable: %s", pool->database,
+            outage.fail.text);
         fail_detail(fail, "down for %.1f s, %u attempts", (double)(now_us - outage.since_us) / 1e6,
             outage.attempts);
         return 0;
@@ -54,19 +44,22 @@ wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
     struct ledger_view view = ledger_look(&pool->ledger);
     fail_set(fail, "53300", "no free server connection for \"%s\" within %.0f s", pool->database,
         (double)limit_us / 1e6);
-    fail_detail(fail, "pool %d/%d busy, %d waiting", view.total - view.idle, view.limit, view.waiting);
+    fail_detail(
+        fail, "pool %d/%d busy, %d waiting", view.total - view.idle, view.limit, view.waiting);
     return 0;
 }
 
-/* The first look comes when either limit could be over; asking which one counts costs more than most waits. */
+/* The first look comes when either limit could be over; asking which one counts costs more than
+ * most waits. */
 void
 wait_begin(struct client *client)
 {
     int64_t down_us = client->crowd->pool.settings->server_down_timeout;
     int64_t first_us = LOOK_AGAIN_US;
 
-    if (wait_policy(client)->wait_us > 0 && wait_policy(client)->wait_us < first_us) {
-        first_us = wait_policy(client)->wait_us;
+    if (pool_policy(client->lease.side)->wait_us > 0 &&
+        pool_policy(client->lease.side)->wait_us < first_us) {
+        first_us = pool_policy(client->lease.side)->wait_us;
     }
     first_us = down_us > 0 && down_us < first_us ? down_us : first_us;
     client->relay.is_told_to_wait = false;
@@ -80,7 +73,8 @@ wait_skip_request(struct client *client, const uint8_t *data, size_t len)
     struct buf buf = {0};
     size_t used = 0;
 
-    while (client->relay.is_skipping && message_peek(data + used, len - used, &message) == MESSAGE_OK &&
+    while (client->relay.is_skipping &&
+           message_peek(data + used, len - used, &message) == MESSAGE_OK &&
            message_is_complete(&message, len - used)) {
         used += message.len;
         client->relay.is_skipping = message.type != MSG_SYNC && message.type != MSG_QUERY &&
@@ -99,8 +93,8 @@ wait_refuse(struct client *client, const struct fail *fail)
 {
     struct buf buf = {0};
 
-    client_log(LEVEL_WARN, client, "request refused with ERROR %s: %s%s%s", fail->sqlstate, fail->text,
-        fail->detail[0] != '\0' ? ": " : "", fail->detail);
+    client_log(LEVEL_WARN, client, "request refused with ERROR %s: %s%s%s", fail->sqlstate,
+        fail->text, fail->detail[0] != '\0' ? ": " : "", fail->detail);
     if (client->lease.state == LEASE_WAITING) {
         lease_leave(&client->lease);
     }

@@ -304,9 +304,11 @@ loader_deinit(struct loader *loader)
 struct settings *
 settings_load(const struct settings_source *source, settings_report_fn *report, void *arg)
 {
+    static _Atomic uint64_t serials;
     struct loader loader = {.source = source, .report = report, .arg = arg};
 
     loader.settings = mem_new(sizeof(*loader.settings));
+    loader.settings->serial = atomic_fetch_add(&serials, 1) + 1;
     loader.settings->internal = mem_new(sizeof(*loader.settings->internal));
     loader.users = users_new();
     loader.settings->userlist = loader.users;

@@ -1,9 +1,11 @@
 /*
- * What the operator wants: one immutable snapshot of configuration file, environment and command line, users
- * included. Every key is one line of settings.def; from that line come the member below, its default, range
- * check, INI key, environment variable, origin for SHOW CONFIG, sample file and reference.
+ * What the operator wants: one immutable snapshot of configuration file, environment and command
+ * line, users included. Every key is one line of settings.def; from that line come the member
+ * below, its default, range check, INI key, environment variable, origin for SHOW CONFIG, sample
+ * file and reference.
  *
- * Snapshots are counted and may be held by any thread (`shared`); nothing in them changes after loading.
+ * Snapshots are counted and may be held by any thread (`shared`); nothing in them changes after
+ * loading.
  */
 #pragma once
 
@@ -16,14 +18,41 @@ struct users;
 struct user;
 struct settings_private;
 
-enum pool_mode { POOL_SESSION, POOL_TRANSACTION, POOL_STATEMENT };
-enum auth_type { AUTH_TYPE_ANY, AUTH_TYPE_TRUST, AUTH_TYPE_PLAIN, AUTH_TYPE_MD5, AUTH_TYPE_SCRAM };
-enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
-enum transparent_retry { RETRY_OFF, RETRY_UNREAD, RETRY_ABORTED, RETRY_READS };
-enum drain_mode { DRAIN_TRANSACTION, DRAIN_CLIENT };
+enum pool_mode
+{
+    POOL_SESSION,
+    POOL_TRANSACTION,
+    POOL_STATEMENT
+};
+enum auth_type
+{
+    AUTH_TYPE_ANY,
+    AUTH_TYPE_TRUST,
+    AUTH_TYPE_PLAIN,
+    AUTH_TYPE_MD5,
+    AUTH_TYPE_SCRAM
+};
+enum log_format
+{
+    LOG_FORMAT_TEXT,
+    LOG_FORMAT_JSON
+};
+enum transparent_retry
+{
+    RETRY_OFF,
+    RETRY_UNREAD,
+    RETRY_ABORTED,
+    RETRY_READS
+};
+enum drain_mode
+{
+    DRAIN_TRANSACTION,
+    DRAIN_CLIENT
+};
 
-/* Types of the members: BOOL bool, COUNT and SIZE (bytes) and DURATION (microseconds) int64_t, DECIMAL double,
- * MODE int64_t (octal), STRING const char * (never NULL), enumerations their enum. */
+/* Types of the members: BOOL bool, COUNT and SIZE (bytes) and DURATION (microseconds) int64_t,
+ * DECIMAL double, MODE int64_t (octal), STRING const char * (never NULL), enumerations their enum.
+ */
 struct settings
 {
 #define SETTING(key, kind, ...) SETTING_TYPE_##kind key;
@@ -43,29 +72,41 @@ struct settings
 #undef SETTING
 
     const struct users *userlist;      /* owns; never NULL */
+    uint64_t serial;                   /* no other snapshot of this process has it; never 0 */
     struct settings_private *internal; /* owns: databases, per-user settings, origins, the count */
 };
 
-enum { NOT_SET = -1 }; /* of the numbers below: the global value counts */
+enum
+{
+    NOT_SET = -1
+}; /* of the numbers below: the global value counts */
 
 /* A line of [databases]. */
 struct database
 {
-    const char *name;         /* "*" for the fallback */
-    const char **keywords;    /* own: libpq's, NULL-terminated, as for PQconnectStartParams(); without user, */
-    const char **values;      /* password, dbname (below) and pooling keys */
-    const char *dbname;       /* NULL: the name that the client asked for */
-    const char *user;         /* forced for every client, or NULL */
-    const char *password;     /* secret, or NULL */
-    const char *host, *port;  /* for people: "" when libpq decides */
+    const char *name; /* "*" for the fallback */
+    const char *
+        *keywords; /* own: libpq's, NULL-terminated, as for PQconnectStartParams(); without user, */
+    const char **values;       /* password, dbname (below) and pooling keys */
+    const char *dbname;        /* NULL: the name that the client asked for */
+    const char *user;          /* forced for every client, or NULL */
+    const char *password;      /* secret, or NULL */
+    const char *host, *port;   /* for people: "" when libpq decides */
     const char *connect_query; /* or NULL */
-    const char *identity;     /* differs when anything that concerns connecting differs; no secret in clear */
-    int64_t pool_size, min_pool_size, reserve_pool_size, max_db_connections, max_db_client_connections;
+    const char
+        *identity; /* differs when anything that concerns connecting differs; no secret in clear */
+    int64_t pool_size, min_pool_size, reserve_pool_size, max_db_connections,
+        max_db_client_connections;
     int64_t server_lifetime, query_wait_timeout;
     int pool_mode;
 };
 
-enum settings_severity { SETTINGS_INFO, SETTINGS_WARNING, SETTINGS_ERROR };
+enum settings_severity
+{
+    SETTINGS_INFO,
+    SETTINGS_WARNING,
+    SETTINGS_ERROR
+};
 
 /* One call per finding: `place` is "file:line", "environment" or "command line"; key may be "". */
 typedef void settings_report_fn(void *arg, enum settings_severity severity, const char *place,
@@ -73,19 +114,21 @@ typedef void settings_report_fn(void *arg, enum settings_severity severity, cons
 
 /* libpq's reading of a URL, given from outside because conf does not know libpq. */
 typedef bool conninfo_parse_fn(const char *conninfo,
-    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error, size_t size);
+    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error,
+    size_t size);
 
 struct settings_source
 {
-    const char *path;              /* file, or NULL: none */
-    const char *text;              /* instead of a file: its content (tests, fuzzing), or NULL */
-    char **environment;            /* environ, or NULL */
-    const char *const *overrides;  /* "key=value" of the command line, NULL-terminated, or NULL */
+    const char *path;             /* file, or NULL: none */
+    const char *text;             /* instead of a file: its content (tests, fuzzing), or NULL */
+    char **environment;           /* environ, or NULL */
+    const char *const *overrides; /* "key=value" of the command line, NULL-terminated, or NULL */
     conninfo_parse_fn *parse_conninfo;
 };
 
 /* Reads everything and reports every finding. NULL after any error. Main thread. */
-struct settings *settings_load(const struct settings_source *source, settings_report_fn *report, void *arg);
+struct settings *settings_load(
+    const struct settings_source *source, settings_report_fn *report, void *arg);
 
 /* One more, one less holder. Any thread. */
 struct settings *settings_hold(struct settings *settings);
@@ -98,20 +141,24 @@ const struct database *settings_find_database(const struct settings *settings, c
 const struct database *settings_next_database(const struct settings *settings, size_t *cursor);
 
 /* What holds for this pool: the user's value, else the database's, else the global one. */
-enum pool_mode settings_pool_mode(const struct settings *settings, const char *database, const char *user);
+enum pool_mode settings_pool_mode(
+    const struct settings *settings, const char *database, const char *user);
 int64_t settings_pool_size(const struct settings *settings, const char *database, const char *user);
-int64_t settings_reserve_pool_size(const struct settings *settings, const char *database, const char *user);
+int64_t settings_reserve_pool_size(
+    const struct settings *settings, const char *database, const char *user);
 int64_t settings_min_pool_size(const struct settings *settings, const char *database);
 int64_t settings_max_db_connections(const struct settings *settings, const char *database);
 int64_t settings_max_user_connections(const struct settings *settings, const char *user);
 int64_t settings_server_lifetime(const struct settings *settings, const char *database);
-int64_t settings_query_wait_timeout(const struct settings *settings, const char *database, const char *user);
+int64_t settings_query_wait_timeout(
+    const struct settings *settings, const char *database, const char *user);
 const char *settings_connect_query(const struct settings *settings, const char *database);
 
 /* Whether the name is in a list like admin_users: "ann, bob". */
 bool settings_lists(const char *list, const char *name);
 
-/* SHOW CONFIG: all keys in the order of settings.def; set *cursor to 0 first. Values are text, secrets masked. */
+/* SHOW CONFIG: all keys in the order of settings.def; set *cursor to 0 first. Values are text,
+ * secrets masked. */
 struct settings_row
 {
     const char *key;
@@ -121,9 +168,16 @@ struct settings_row
     char origin[256];   /* "default", "file:line", "environment", "command line" */
 };
 
-bool settings_next_row(const struct settings *settings, size_t *cursor, struct settings_row *row_out);
+bool settings_next_row(
+    const struct settings *settings, size_t *cursor, struct settings_row *row_out);
 
-enum settings_print { PRINT_TABLE, PRINT_INI, PRINT_MARKDOWN };
+enum settings_print
+{
+    PRINT_TABLE,
+    PRINT_INI,
+    PRINT_MARKDOWN
+};
 
-/* Every key with value, origin and help; databases with secrets masked. settings NULL: the defaults. */
+/* Every key with value, origin and help; databases with secrets masked. settings NULL: the
+ * defaults. */
 void settings_print(const struct settings *settings, enum settings_print how, FILE *to);

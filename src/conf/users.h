@@ -1,6 +1,7 @@
 /*
- * Who may log in and with which secret: userlist.txt and the users of DATABASE_URL. Part of a settings snapshot,
- * immutable. Secrets live in struct user only; it is wiped when freed and has no print function.
+ * Who may log in and with which secret: userlist.txt and the users of DATABASE_URL. Part of a
+ * settings snapshot, immutable. Secrets live in struct user only; it is wiped when freed and has no
+ * print function.
  */
 #pragma once
 
@@ -8,7 +9,12 @@
 
 struct users;
 
-enum secret_kind { SECRET_PLAIN, SECRET_MD5, SECRET_SCRAM };
+enum secret_kind
+{
+    SECRET_PLAIN,
+    SECRET_MD5,
+    SECRET_SCRAM
+};
 
 struct user
 {
@@ -23,7 +29,8 @@ struct users *users_new(void);
 void users_free(struct users **users); /* wipes */
 
 /* Reads lines `"name" "secret"`; reports each bad one and goes on. False when any was bad. */
-must_check bool users_parse(struct users *users, const char *text, size_t len, users_report_fn *report, void *arg);
+must_check bool users_parse(
+    struct users *users, const char *text, size_t len, users_report_fn *report, void *arg);
 
 /* Adds one; replaces an earlier one of the same name. */
 void users_add(struct users *users, const char *name, const char *secret);

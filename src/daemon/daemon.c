@@ -1,8 +1,9 @@
 /*
- * Beginning, reload and end. Called by main.c and the console; calls everything left of it. Ending goes in this order, each
- * step after the one before has finished:
+ * Beginning, reload and end. Called by main.c and the console; calls everything left of it. Ending
+ * goes in this order, each step after the one before has finished:
  *
- *    stop accepting ─► drain clients ─► close clients ─► stop helpers ─► stop loops, close backends ─► free
+ *    stop accepting ─► drain clients ─► close clients ─► stop helpers ─► stop loops, close backends
+ * ─► free
  */
 #include "daemon/daemon.h"
 
@@ -23,7 +24,12 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { HELPERS_KEPT = 2, HELPERS_STOP_MS = 5000, WORKERS_MAX = 64 };
+enum
+{
+    HELPERS_KEPT = 2,
+    HELPERS_STOP_MS = 5000,
+    WORKERS_MAX = 64
+};
 
 enum phase
 {
@@ -35,11 +41,11 @@ enum phase
 struct daemon
 {
     struct daemon_options options;
-    struct settings *settings; /* holds */
-    struct loop *loop;         /* owns */
-    struct helpers *helpers;   /* owns */
-    struct pools *pools;       /* owns */
-    struct worker **workers;   /* own */
+    struct settings *settings;         /* holds */
+    struct loop *loop;                 /* owns */
+    struct helpers *helpers;           /* owns */
+    struct pools *pools;               /* owns */
+    struct worker **workers;           /* own */
     struct pool_worker **pool_workers; /* owns the array */
     struct crowds crowds;
     int worker_count;
@@ -72,8 +78,9 @@ void
 daemon_log_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
     const char *text)
 {
-    static const enum log_level levels[] = {
-        [SETTINGS_INFO] = LEVEL_INFO, [SETTINGS_WARNING] = LEVEL_WARN, [SETTINGS_ERROR] = LEVEL_ERROR};
+    static const enum log_level levels[] = {[SETTINGS_INFO] = LEVEL_INFO,
+        [SETTINGS_WARNING] = LEVEL_WARN,
+        [SETTINGS_ERROR] = LEVEL_ERROR};
 
     (void)arg;
     log_write(levels[severity], NULL, "%s: %s%s%s", place, key, key[0] != '\0' ? ": " : "", text);
@@ -125,8 +132,7 @@ open_tcp(struct daemon *daemon, const char *host, struct fail *fail)
 {
     struct listen_options options = listen_options_of(daemon->settings);
 
-    return listen_tcp(
-        &daemon->listeners, host, (int)daemon->settings->listen_port, &options, fail);
+    return listen_tcp(&daemon->listeners, host, (int)daemon->settings->listen_port, &options, fail);
 }
 
 static bool
@@ -233,7 +239,8 @@ on_shutdown_timeout(struct deadline *deadline)
 static void
 start_draining(struct deadline *deadline)
 {
-    struct daemon *daemon = (struct daemon *)((char *)deadline - offsetof(struct daemon, drain_delay));
+    struct daemon *daemon =
+        (struct daemon *)((char *)deadline - offsetof(struct daemon, drain_delay));
 
     listen_close(&daemon->listeners);
     atomic_store(&daemon->crowds.is_draining, true);
@@ -311,7 +318,8 @@ struct both
 };
 
 static void
-report_both(void *arg, enum settings_severity severity, const char *place, const char *key, const char *text)
+report_both(void *arg, enum settings_severity severity, const char *place, const char *key,
+    const char *text)
 {
     struct both *both = arg;
 
@@ -355,7 +363,8 @@ resolve_limits(struct daemon *daemon)
 
     daemon->crowds.max_client_conn = wanted > 0 ? wanted : files - files / 10 - 64;
     if (wanted > files) {
-        log_warn("max_client_conn is %" PRId64 ", but the limit of open files is %" PRId64, wanted, files);
+        log_warn("max_client_conn is %" PRId64 ", but the limit of open files is %" PRId64, wanted,
+            files);
     }
 }
 
@@ -383,6 +392,8 @@ make_workers(struct daemon *daemon)
     daemon->crowds.verifiers = verifiers_new();
     ensure(getrandom(daemon->crowds.mock_secret, sizeof(daemon->crowds.mock_secret), 0) ==
            sizeof(daemon->crowds.mock_secret));
+    ensure(getrandom(&daemon->crowds.key_mask, sizeof(daemon->crowds.key_mask), 0) ==
+           sizeof(daemon->crowds.key_mask));
     daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
@@ -410,8 +421,8 @@ prepare_process(struct daemon *daemon, struct fail *fail)
         return false;
     }
     if (!open_log(daemon, settings)) {
-        return fail_set(
-            fail, "58000", "could not open log file \"%s\": %s", settings->logfile, strerror(errno));
+        return fail_set(fail, "58000", "could not open log file \"%s\": %s", settings->logfile,
+            strerror(errno));
     }
     return true;
 }

@@ -1,6 +1,6 @@
 /*
- * The whole of it: main loop, listeners, workers, helpers, pools, settings, and the order in which they begin and end.
- * Main thread, except where a function says so.
+ * The whole of it: main loop, listeners, workers, helpers, pools, settings, and the order in which
+ * they begin and end. Main thread, except where a function says so.
  *
  *    daemon ─┬─ workers ─┬─ loop
  *            │           └─ crowd ── clients
@@ -22,7 +22,7 @@ struct daemon_options
     struct settings_source source; /* where settings come from, also on reload */
     const struct handler *console;
     bool goes_to_background;
-    bool is_quiet; /* nothing on standard error */
+    bool is_quiet;    /* nothing on standard error */
     const char *user; /* overrides the setting; or NULL */
 };
 
@@ -33,8 +33,10 @@ enum stop_how
     STOP_NOW,
 };
 
-/* Opens listeners and all the rest with these settings (held). NULL with the reason: nothing is left open then. */
-struct daemon *daemon_new(struct settings *settings, const struct daemon_options *options, struct fail *fail);
+/* Opens listeners and all the rest with these settings (held). NULL with the reason: nothing is
+ * left open then. */
+struct daemon *daemon_new(
+    struct settings *settings, const struct daemon_options *options, struct fail *fail);
 
 /* Serves until told to stop. */
 void daemon_run(struct daemon *daemon);
@@ -43,12 +45,13 @@ void daemon_free(struct daemon **daemon);
 /* Begins to stop; a second call is more urgent. */
 void daemon_stop(struct daemon *daemon, enum stop_how how);
 
-/* Reads all settings again; reports findings to the log and, when report is given, there. False: nothing changed. */
+/* Reads all settings again; reports findings to the log and, when report is given, there. False:
+ * nothing changed. */
 bool daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg);
 
 /* Writes findings of the settings to the log. */
-void daemon_log_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
-    const char *text);
+void daemon_log_finding(void *arg, enum settings_severity severity, const char *place,
+    const char *key, const char *text);
 
 /* For the console. */
 struct loop *daemon_loop(struct daemon *daemon);

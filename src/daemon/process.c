@@ -93,16 +93,19 @@ process_write_pid(const char *path, struct fail *fail)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 
     if (fd < 0) {
-        return fail_set(fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
+        return fail_set(
+            fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
     }
     ssize_t len = read(fd, text, sizeof(text) - 1);
     long old = len > 0 ? strtol(text, NULL, 10) : 0;
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 || is_live_pooler(old)) {
         close(fd);
-        return fail_set(fail, "58000", "pid file \"%s\" belongs to a running process (%ld)", path, old);
+        return fail_set(
+            fail, "58000", "pid file \"%s\" belongs to a running process (%ld)", path, old);
     }
     if (old > 0) {
-        log_info("pid file \"%s\" was left by a process that is gone (%ld); replacing it", path, old);
+        log_info(
+            "pid file \"%s\" was left by a process that is gone (%ld); replacing it", path, old);
     }
     int printed = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
     if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)printed, 0) != printed) {

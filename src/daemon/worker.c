@@ -159,7 +159,8 @@ on_close(void *arg)
 }
 
 void
-worker_close_clients(struct worker *worker, struct loop *main_loop, void (*done)(void *arg), void *arg)
+worker_close_clients(
+    struct worker *worker, struct loop *main_loop, void (*done)(void *arg), void *arg)
 {
     struct closing *closing = mem_new(sizeof(*closing));
 

@@ -1,6 +1,6 @@
 /*
- * A worker: a thread with its own loop, its clients, its sides of the pools. Main makes and ends it; in between it is
- * reached by loop_post() only.
+ * A worker: a thread with its own loop, its clients, its sides of the pools. Main makes and ends
+ * it; in between it is reached by loop_post() only.
  */
 #pragma once
 
@@ -25,7 +25,8 @@ void worker_accept(struct worker *worker, const struct accepted *accepted);
 void worker_reload(struct worker *worker, struct settings *settings);
 
 /* Closes all clients, then calls done(arg) in the main loop. */
-void worker_close_clients(struct worker *worker, struct loop *main_loop, void (*done)(void *arg), void *arg);
+void worker_close_clients(
+    struct worker *worker, struct loop *main_loop, void (*done)(void *arg), void *arg);
 
 /* Ends the thread, closes its backends, waits for it. Main thread; helpers have stopped. */
 void worker_join(struct worker *worker);

@@ -1,6 +1,6 @@
 /*
- * Listening sockets. Called by daemon/; calls the kernel. A unix socket that a crash left behind still has its file:
- * whether anybody lives behind it is asked by connecting to it.
+ * Listening sockets. Called by daemon/; calls the kernel. A unix socket that a crash left behind
+ * still has its file: whether anybody lives behind it is asked by connecting to it.
  */
 #include "net/listen.h"
 
@@ -17,7 +17,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { ACCEPTS_PER_TURN = 64 };
+enum
+{
+    ACCEPTS_PER_TURN = 64
+};
 
 struct listener
 {
@@ -146,7 +149,8 @@ bind_unix(int fd, const struct sockaddr_un *address, struct fail *fail)
             return fail_set(fail, "58000", "could not listen on \"%s\": not a socket", path);
         }
         if (is_alive(address)) {
-            return fail_set(fail, "58000", "could not listen on \"%s\": Address already in use", path);
+            return fail_set(
+                fail, "58000", "could not listen on \"%s\": Address already in use", path);
         }
         log_info("unix socket \"%s\" was left by a process that is gone; replacing it", path);
         unlink(path);
@@ -163,11 +167,13 @@ listen_unix(struct listener **list, const char *directory, int port,
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat info;
-    int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s/.s.PGSQL.%d", directory, port);
+    int len =
+        snprintf(address.sun_path, sizeof(address.sun_path), "%s/.s.PGSQL.%d", directory, port);
 
     if (len >= (int)sizeof(address.sun_path)) {
-        return fail_set(fail, "58000", "unix socket path \"%s/.s.PGSQL.%d\" is longer than %zu bytes",
-            directory, port, sizeof(address.sun_path) - 1);
+        return fail_set(fail, "58000",
+            "unix socket path \"%s/.s.PGSQL.%d\" is longer than %zu bytes", directory, port,
+            sizeof(address.sun_path) - 1);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
@@ -182,7 +188,8 @@ listen_unix(struct listener **list, const char *directory, int port,
                         chown(address.sun_path, (uid_t)-1, options->unix_group) == 0) &&
                     listen(fd, options->backlog) == 0 && lstat(address.sun_path, &info) == 0;
     if (!is_ready) {
-        fail_set(fail, "58000", "could not listen on \"%s\": %s", address.sun_path, strerror(errno));
+        fail_set(
+            fail, "58000", "could not listen on \"%s\": %s", address.sun_path, strerror(errno));
         close(fd);
         unlink(address.sun_path);
         return false;

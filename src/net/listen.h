@@ -1,5 +1,6 @@
 /*
- * Listening sockets, TCP and unix. Belongs to the main thread, which accepts and hands each connection on.
+ * Listening sockets, TCP and unix. Belongs to the main thread, which accepts and hands each
+ * connection on.
  */
 #pragma once
 
@@ -10,7 +11,10 @@
 
 struct listener;
 
-enum { PEER_TEXT_MAX = 64 };
+enum
+{
+    PEER_TEXT_MAX = 64
+};
 
 /* A connection that came in; fd is owned by the callee. */
 struct accepted
@@ -32,12 +36,13 @@ struct listen_options
 
 typedef void (*listen_fn)(void *arg, const struct accepted *accepted);
 
-/* Opens one socket for each address the name stands for ("*" = all); appends to *list. Fails with 58000 and the
- * kernel's reason: "could not listen on 127.0.0.1:6432: Address already in use". */
+/* Opens one socket for each address the name stands for ("*" = all); appends to *list. Fails with
+ * 58000 and the kernel's reason: "could not listen on 127.0.0.1:6432: Address already in use". */
 must_check bool listen_tcp(struct listener **list, const char *host, int port,
     const struct listen_options *options, struct fail *fail);
 
-/* Opens <directory>/.s.PGSQL.<port>. One that a crash left behind is replaced, one that somebody answers on never. */
+/* Opens <directory>/.s.PGSQL.<port>. One that a crash left behind is replaced, one that somebody
+ * answers on never. */
 must_check bool listen_unix(struct listener **list, const char *directory, int port,
     const struct listen_options *options, struct fail *fail);
 

@@ -1,10 +1,12 @@
 /*
  * The event loop over libevent. One turn:
  *
- *    wait for events ─► callbacks (posts of other threads among them) ─► deferred calls ─► burials ─► forget the clock
+ *    wait for events ─► callbacks (posts of other threads among them) ─► deferred calls ─► burials
+ * ─► forget the clock
  *
- * Called by everything that waits; calls libevent. Event bases are made without locks, on purpose: the only
- * thing other threads touch is the post queue (mutex and eventfd) and the time of the last tick.
+ * Called by everything that waits; calls libevent. Event bases are made without locks, on purpose:
+ * the only thing other threads touch is the post queue (mutex and eventfd) and the time of the last
+ * tick.
  */
 #include "net/loop.h"
 
@@ -19,7 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WHEEL_SLOTS = 1024, TICKERS = 4, SIGNALS = 16 };
+enum
+{
+    WHEEL_SLOTS = 1024,
+    TICKERS = 4,
+    SIGNALS = 16
+};
 
 TAILQ_HEAD(deadline_list, deadline);
 
@@ -44,17 +51,18 @@ struct loop
     int index;
     int wake_fd; /* owns */
     bool is_stopping;
-    int64_t now_us; /* 0: not read in this turn */
+    int64_t now_us;   /* 0: not read in this turn */
     uint8_t *scratch; /* owns */
     size_t scratch_size;
     struct ticker tickers[TICKERS];
     struct ticker signals[SIGNALS];
-    struct event *signal_events[SIGNALS]; /* own */
-    struct post *graves; /* own: what is freed at the end of the turn */
+    struct event *signal_events[SIGNALS];  /* own */
+    struct post *graves;                   /* own: what is freed at the end of the turn */
     struct post *deferred, *last_deferred; /* own */
-    struct deadline_list *wheel; /* owns */
-    int64_t wheel_tick; /* last tick whose slot was looked at */
-    struct {
+    struct deadline_list *wheel;           /* owns */
+    int64_t wheel_tick;                    /* last tick whose slot was looked at */
+    struct
+    {
         pthread_mutex_t mutex;
         struct post *first, *last;
         bool is_closed;
@@ -393,12 +401,12 @@ watch_want(struct watch *watch, unsigned wants)
             continue;
         }
         if (watch->events[i] == NULL) {
-            watch->events[i] = event_new(
-                watch->loop->base, watch->fd, (short)(watch_events[i] | EV_PERSIST), on_watch, watch);
+            watch->events[i] = event_new(watch->loop->base, watch->fd,
+                (short)(watch_events[i] | EV_PERSIST), on_watch, watch);
             ensure(watch->events[i] != NULL);
         }
-        int result = wants & 1u << i ? event_add(watch->events[i], NULL)
-                                     : event_del(watch->events[i]);
+        int result =
+            wants & 1u << i ? event_add(watch->events[i], NULL) : event_del(watch->events[i]);
         ensure(result == 0);
     }
     watch->wants = wants;
@@ -441,8 +449,9 @@ deadline_stop(struct deadline *deadline)
     }
 }
 
-/* Ends the deadlines of one slot that are due. A callback may start and stop any deadline, so the list
- * is looked at from the front again after each; those of a later turn of the wheel are moved aside. */
+/* Ends the deadlines of one slot that are due. A callback may start and stop any deadline, so the
+ * list is looked at from the front again after each; those of a later turn of the wheel are moved
+ * aside. */
 static void
 expire_slot(struct deadline_list *slot, int64_t now_us)
 {

@@ -1,8 +1,8 @@
 /*
- * One event loop, one thread: the main thread has one, each worker has one. Wraps libevent so that only
- * loop.c knows it. The clock is read once a turn; deadlines are kept on a wheel and checked by a coarse
- * tick; nothing is freed inside a callback but at the end of the turn; and loop_post() is the only
- * door to another thread.
+ * One event loop, one thread: the main thread has one, each worker has one. Wraps libevent so that
+ * only loop.c knows it. The clock is read once a turn; deadlines are kept on a wheel and checked by
+ * a coarse tick; nothing is freed inside a callback but at the end of the turn; and loop_post() is
+ * the only door to another thread.
  */
 #pragma once
 
@@ -18,7 +18,8 @@ struct event;
 
 #define LOOP_TICK_US 100000 /* how coarse deadlines are */
 
-/* Makes a loop with a read buffer of scratch_size bytes that whoever runs in it may use during a callback. */
+/* Makes a loop with a read buffer of scratch_size bytes that whoever runs in it may use during a
+ * callback. */
 struct loop *loop_new(int index, size_t scratch_size);
 void loop_free(struct loop **loop);
 
@@ -26,14 +27,16 @@ void loop_free(struct loop **loop);
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
-/* Calls fn(arg) in the loop's thread soon. Any thread. arg changes owner with the call; false when the
- * loop has stopped, and the caller keeps arg. */
+/* Calls fn(arg) in the loop's thread soon. Any thread. arg changes owner with the call; false when
+ * the loop has stopped, and the caller keeps arg. */
 must_check bool loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
 
-/* Calls free_fn(arg) at the end of this turn, when no callback can hold arg any more. Own thread. */
+/* Calls free_fn(arg) at the end of this turn, when no callback can hold arg any more. Own thread.
+ */
 void loop_bury(struct loop *loop, void (*free_fn)(void *arg), void *arg);
 
-/* Calls fn(arg) in this turn, once the callback that runs now is over: for what would disturb it. Own thread. */
+/* Calls fn(arg) in this turn, once the callback that runs now is over: for what would disturb it.
+ * Own thread. */
 void loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg);
 
 /* Monotonic microseconds, read once a turn. Own thread. */
@@ -51,7 +54,8 @@ void loop_on_tick(struct loop *loop, void (*fn)(void *arg), void *arg);
 /* Calls fn when the signal arrives. Main loop only. */
 void loop_on_signal(struct loop *loop, int signal, void (*fn)(void *arg), void *arg);
 
-/* When the last tick ran, in loop_clock_us() time; any thread (a loop that hangs is found this way). */
+/* When the last tick ran, in loop_clock_us() time; any thread (a loop that hangs is found this
+ * way). */
 int64_t loop_ticked_at_us(struct loop *loop);
 
 /* ---- watches: what a file descriptor is waited for ---- */
@@ -97,8 +101,8 @@ struct deadline
     void (*fn)(struct deadline *deadline);
 };
 
-/* Calls fn once, delay_us from now or up to a tick later. Starts again when running. A delay of 0 or
- * less stops it: 0 means "no limit" in every setting. */
+/* Calls fn once, delay_us from now or up to a tick later. Starts again when running. A delay of 0
+ * or less stops it: 0 means "no limit" in every setting. */
 void deadline_start(
     struct deadline *deadline, struct loop *loop, int64_t delay_us, void (*fn)(struct deadline *));
 void deadline_stop(struct deadline *deadline);

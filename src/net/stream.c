@@ -1,6 +1,6 @@
 /*
- * Bytes in and out of one socket. Called by client/ and pool/; calls the kernel and OpenSSL. A read of n
- * bytes is one recv() and a write one send(), as in a relay that does not look.
+ * Bytes in and out of one socket. Called by client/ and pool/; calls the kernel and OpenSSL. A read
+ * of n bytes is one recv() and a write one send(), as in a relay that does not look.
  */
 #include "net/stream.h"
 
@@ -13,7 +13,10 @@
 #include <sys/socket.h>
 
 /* libpq's asynchronous readers can hang on larger records. */
-enum { TLS_RECORD_MAX = 8192 };
+enum
+{
+    TLS_RECORD_MAX = 8192
+};
 
 void
 stream_init(struct stream *stream, int fd, void (*fn)(void *arg, unsigned what), void *arg)
@@ -145,7 +148,6 @@ stream_read(struct stream *stream, uint8_t **data_out, size_t *len_out)
         return result;
     }
     buf_deinit(&stream->in);
-    stream->received += len;
     *data_out = scratch;
     *len_out = tail + len;
     if (stream->has_pending) {
@@ -219,7 +221,6 @@ send_all(struct stream *stream, const uint8_t *data, size_t len)
             break;
         }
     }
-    stream->sent += total;
     return total;
 }
 

@@ -1,8 +1,9 @@
 /*
- * A socket with what did not fit: plain or TLS, non-blocking. Reads go into the loop's scratch buffer behind
- * the tail that was kept from the last read, so an idle stream owns no buffer at all; writes go out at
- * once, and only what the kernel did not take is stored (never more than one read of the other side, because that
- * side is not read meanwhile). Embedded in a client or a backend; the thread of the loop it is attached to.
+ * A socket with what did not fit: plain or TLS, non-blocking. Reads go into the loop's scratch
+ * buffer behind the tail that was kept from the last read, so an idle stream owns no buffer at all;
+ * writes go out at once, and only what the kernel did not take is stored (never more than one read
+ * of the other side, because that side is not read meanwhile). Embedded in a client or a backend;
+ * the thread of the loop it is attached to.
  */
 #pragma once
 
@@ -23,13 +24,12 @@ enum stream_result
 struct stream
 {
     struct watch watch;
-    struct ssl_st *ssl; /* borrows (a backend's belongs to its PGconn); NULL: plain */
-    struct buf in;      /* owns: the incomplete tail of the last read */
-    struct buf out;     /* owns: what the kernel did not take */
-    int error;          /* errno of the first failure, or 0 */
+    struct ssl_st *ssl;   /* borrows (a backend's belongs to its PGconn); NULL: plain */
+    struct buf in;        /* owns: the incomplete tail of the last read */
+    struct buf out;       /* owns: what the kernel did not take */
+    int error;            /* errno of the first failure, or 0 */
     bool is_write_broken; /* writing failed; reading may still tell why */
-    bool has_pending;   /* TLS: decrypted bytes wait that no event will announce */
-    uint64_t received, sent; /* payload bytes */
+    bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
 };
 
 /* Takes a non-blocking socket; fn is called with WATCH_ bits once attached. */
@@ -38,13 +38,14 @@ void stream_init(struct stream *stream, int fd, void (*fn)(void *arg, unsigned w
 /* Leaves its loop and frees its buffers; the descriptor stays open. */
 void stream_deinit(struct stream *stream);
 
-/* From now on bytes go through this TLS session whose handshake is over: gives it a socket BIO of ours, so
- * that failed writes are failures and bytes below TLS are counted. */
+/* From now on bytes go through this TLS session whose handshake is over: gives it a socket BIO of
+ * ours, so that failed writes are failures and bytes below TLS are counted. */
 must_check bool stream_use_tls(struct stream *stream, struct ssl_st *ssl, struct fail *fail);
 
-/* Reads once into the loop's scratch, behind what was kept. On STREAM_OK *data_out holds *len_out bytes,
- * valid until the callback returns; what is not consumed must be kept with stream_keep(). EOF and
- * errors come only after all bytes before them were returned; a kept tail stays in stream->in then. */
+/* Reads once into the loop's scratch, behind what was kept. On STREAM_OK *data_out holds *len_out
+ * bytes, valid until the callback returns; what is not consumed must be kept with stream_keep().
+ * EOF and errors come only after all bytes before them were returned; a kept tail stays in
+ * stream->in then. */
 enum stream_result stream_read(struct stream *stream, uint8_t **data_out, size_t *len_out);
 
 /* What was kept, without reading: the same as stream_read() from a socket that has nothing new. */
@@ -53,8 +54,8 @@ enum stream_result stream_kept(struct stream *stream, uint8_t **data_out, size_t
 /* Keeps the rest of what stream_read() returned for the next read. */
 void stream_keep(struct stream *stream, const uint8_t *rest, size_t len);
 
-/* Sends now what the kernel takes and stores the rest. After a failed write everything is dropped and
- * is_write_broken set: the reason is found by reading. */
+/* Sends now what the kernel takes and stores the rest. After a failed write everything is dropped
+ * and is_write_broken set: the reason is found by reading. */
 void stream_write(struct stream *stream, const void *data, size_t len);
 
 /* Sends stored bytes; to be called on WATCH_WRITE. True when none is left. */
@@ -72,7 +73,8 @@ void stream_want_read(struct stream *stream, bool wanted);
 /* Waits for the peer's end instead of its bytes. */
 void stream_want_closed(struct stream *stream);
 
-/* A non-blocking look: STREAM_WAIT when nothing has come, STREAM_OK when bytes wait, else EOF or ERROR. */
+/* A non-blocking look: STREAM_WAIT when nothing has come, STREAM_OK when bytes wait, else EOF or
+ * ERROR. */
 enum stream_result stream_peek(struct stream *stream);
 
 /* The sentence for what ended the stream: "Connection reset by peer", "closed by the peer", ... */

@@ -1,7 +1,8 @@
 /*
- * The console: the virtual databases "pgkeel" and "pgbouncer", where SHOW and a few commands are answered to any
- * PostgreSQL driver, in the simple and in the extended protocol. Runs in the client's worker; rows are gathered by
- * posting a request from worker to worker (ops/show), so that everything is read by the thread it belongs to.
+ * The console: the virtual databases "pgkeel" and "pgbouncer", where SHOW and a few commands are
+ * answered to any PostgreSQL driver, in the simple and in the extended protocol. Runs in the
+ * client's worker; rows are gathered by posting a request from worker to worker (ops/show), so that
+ * everything is read by the thread it belongs to.
  */
 #pragma once
 

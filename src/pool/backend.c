@@ -1,7 +1,8 @@
 /*
- * A backend's life. Called by pool/pool and pool/scrub; calls net/stream and libpq (only to read what it
- * knows and to finish). The invariant that matters: nothing is ever written to a stream that holds a
- * half-sent request, so PostgreSQL never runs half of one client's words with our Terminate behind them.
+ * A backend's life. Called by pool/pool and pool/scrub; calls net/stream and libpq (only to read
+ * what it knows and to finish). The invariant that matters: nothing is ever written to a stream
+ * that holds a half-sent request, so PostgreSQL never runs half of one client's words with our
+ * Terminate behind them.
  */
 #include "pool/backend.h"
 
@@ -19,28 +20,35 @@
 #include <sys/socket.h>
 
 /* How long PostgreSQL may take to close after our goodbye before we stop counting it. */
-enum { CLOSING_US = 5000000 };
+enum
+{
+    CLOSING_US = 5000000
+};
 
 /* Nobody sends an idle session longer news. */
-enum { IDLE_NEWS_MAX = 8192 };
+enum
+{
+    IDLE_NEWS_MAX = 8192
+};
 
 static const struct
 {
     const char *name;
     uint32_t may_become;
 } states[BACKEND_STATES] = {
-    [BACKEND_ALIGNING] = {"login", TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_MOVING) |
-                                       TO(BACKEND_CLOSING)},
+    [BACKEND_ALIGNING] = {"login",
+        TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
     [BACKEND_IDLE] = {"idle", TO(BACKEND_LEASED) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
     [BACKEND_LEASED] = {"active", TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_SCRUBBING) |
                                       TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
-    [BACKEND_SCRUBBING] = {"used", TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_MOVING) |
-                                       TO(BACKEND_CLOSING)},
+    [BACKEND_SCRUBBING] = {"used",
+        TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
     [BACKEND_MOVING] = {"moving", TO(BACKEND_SCRUBBING) | TO(BACKEND_ALIGNING)},
     [BACKEND_CLOSING] = {"closing", 0},
 };
 
-/* The parameters PostgreSQL reports (documentation, "Asynchronous Operations"), asked of libpq by name. */
+/* The parameters PostgreSQL reports (documentation, "Asynchronous Operations"), asked of libpq by
+ * name. */
 static const struct
 {
     const char *name;
@@ -63,7 +71,10 @@ static const struct
     {"TimeZone", true},
 };
 
-enum { PARAMETERS = sizeof(parameters) / sizeof(parameters[0]) };
+enum
+{
+    PARAMETERS = sizeof(parameters) / sizeof(parameters[0])
+};
 
 static void on_event(void *arg, unsigned what);
 static void on_closing_timeout(struct deadline *deadline);
@@ -264,8 +275,8 @@ backend_close(struct backend *backend, const struct fail *fail)
 }
 
 bool
-backend_note_parameter(
-    struct backend *backend, const struct message *message, const char **name_out, const char **value_out)
+backend_note_parameter(struct backend *backend, const struct message *message,
+    const char **name_out, const char **value_out)
 {
     struct reader reader = reader_over(message->body, message->body_len);
 

@@ -1,7 +1,8 @@
 /*
- * One connection of ours to PostgreSQL. libpq dialled it and its PGconn stays the owner of socket and TLS
- * session; from the hand-over on we speak the raw protocol over them and libpq is not called again
- * before PQfinish(). Belongs to one worker's side of one pool at a time; in transit it belongs to the post.
+ * One connection of ours to PostgreSQL. libpq dialled it and its PGconn stays the owner of socket
+ * and TLS session; from the hand-over on we speak the raw protocol over them and libpq is not
+ * called again before PQfinish(). Belongs to one worker's side of one pool at a time; in transit it
+ * belongs to the post.
  *
  *                  ┌───────── moves to another worker ─────────┐
  *    ALIGNING ─► IDLE ─► LEASED ─► SCRUBBING ─► IDLE     MOVING ─► LEASED / IDLE
@@ -24,7 +25,8 @@ enum backend_state
     BACKEND_ALIGNING,  /* dialled; proving that the stream is aligned, running connect_query */
     BACKEND_IDLE,      /* on its side's idle list */
     BACKEND_LEASED,    /* a client holds it */
-    BACKEND_SCRUBBING, /* the client left or is done: draining, rolling back, resetting, waiting for a cancel */
+    BACKEND_SCRUBBING, /* the client left or is done: draining, rolling back, resetting, waiting for
+                          a cancel */
     BACKEND_MOVING,    /* on its way to another worker */
     BACKEND_CLOSING,   /* said goodbye; counted until PostgreSQL closed too */
     BACKEND_STATES
@@ -45,33 +47,33 @@ enum scrub_step
 /* What this backend has that only one client should see. */
 struct backend_duty
 {
-    bool is_dirty;        /* session state may be left: reset before the next client */
-    bool is_retired;      /* close instead of returning: too old, RECONNECT, read-only ... */
-    unsigned cancels;     /* cancel requests on their way to it */
+    bool is_dirty;    /* session state may be left: reset before the next client */
+    bool is_retired;  /* close instead of returning: too old, RECONNECT, read-only ... */
+    unsigned cancels; /* cancel requests on their way to it */
     enum scrub_step step;
 };
 
 struct backend
 {
     struct stream stream;
-    struct pg_conn *conn;       /* owns; and through it socket and TLS session */
-    struct pool_side *side;     /* borrows: where it is now */
-    struct lease *holder;       /* borrows while LEASED */
-    TAILQ_ENTRY(backend) link;  /* the list of its state */
+    struct pg_conn *conn;      /* owns; and through it socket and TLS session */
+    struct pool_side *side;    /* borrows: where it is now */
+    struct lease *holder;      /* borrows while LEASED */
+    TAILQ_ENTRY(backend) link; /* the list of its state */
     enum backend_state state;
-    uint32_t generation;        /* of the pool when it was dialled */
+    uint32_t generation; /* of the pool when it was dialled */
     struct backend_duty duty;
-    struct deadline deadline;   /* of the state */
-    struct replies replies;     /* owns */
-    struct vars vars;           /* owns: the session's settings as far as we manage them */
+    struct deadline deadline; /* of the state */
+    struct replies replies;   /* owns */
+    struct vars vars;         /* owns: the session's settings as far as we manage them */
     uint64_t id;
-    uint64_t ticket;            /* at its worker, for posts that concern it; 0 in transit */
-    int pid;                    /* PostgreSQL's process */
+    uint64_t ticket; /* at its worker, for posts that concern it; 0 in transit */
+    int pid;         /* PostgreSQL's process */
     int64_t opened_us, state_since_us;
-    int64_t expires_us;         /* server_lifetime with jitter; 0: never */
-    uint32_t skip_len;          /* bytes of a streamed message that are still to come */
-    struct fail *last_fail;     /* owns: last FATAL it sent, or NULL */
-    struct fail *refusal;       /* owns: its last ERROR for a request of our own, or NULL */
+    int64_t expires_us;     /* server_lifetime with jitter; 0: never */
+    uint32_t skip_len;      /* bytes of a streamed message that are still to come */
+    struct fail *last_fail; /* owns: last FATAL it sent, or NULL */
+    struct fail *refusal;   /* owns: its last ERROR for a request of our own, or NULL */
 };
 
 TAILQ_HEAD(backend_list, backend);
@@ -79,11 +81,12 @@ TAILQ_HEAD(backend_list, backend);
 /* Names of states for SHOW and the log. */
 const char *backend_state_name(enum backend_state state);
 
-/* Takes over what libpq dialled. The stream is not attached yet. NULL with the reason when TLS cannot be
- * taken over; conn is finished then. */
+/* Takes over what libpq dialled. The stream is not attached yet. NULL with the reason when TLS
+ * cannot be taken over; conn is finished then. */
 struct backend *backend_new(struct pg_conn *conn, struct fail *fail);
 
-/* Moves to another state and its list at `backend->side`; counts the time anew. The only assignment of state. */
+/* Moves to another state and its list at `backend->side`; counts the time anew. The only assignment
+ * of state. */
 void backend_become(struct backend *backend, enum backend_state state);
 
 /* Attaches to its side's worker: the list of `state`, a ticket, the event loop. */
@@ -92,27 +95,29 @@ void backend_attach(struct backend *backend, struct pool_side *side, enum backen
 /* Leaves its worker and becomes MOVING; the caller posts it. */
 void backend_detach(struct backend *backend);
 
-/* Says goodbye and frees it when PostgreSQL has closed too. An aligned and idle stream gets a Terminate; on any other
- * nothing more is written, so that a half-sent request is never completed. Logs the reason (NULL: none worth a line).
- * The ledger is told when it is over. */
+/* Says goodbye and frees it when PostgreSQL has closed too. An aligned and idle stream gets a
+ * Terminate; on any other nothing more is written, so that a half-sent request is never completed.
+ * Logs the reason (NULL: none worth a line). The ledger is told when it is over. */
 void backend_close(struct backend *backend, const struct fail *fail);
 
 /* At once and without waiting: for the end of the process. Does not tell the ledger. */
 void backend_destroy(struct backend *backend);
 
-/* A ParameterStatus came: remembers it. Returns true when it is a setting that clients have values of
- * their own for. */
-bool backend_note_parameter(
-    struct backend *backend, const struct message *message, const char **name_out, const char **value_out);
+/* A ParameterStatus came: remembers it. Returns true when it is a setting that clients have values
+ * of their own for. */
+bool backend_note_parameter(struct backend *backend, const struct message *message,
+    const char **name_out, const char **value_out);
 
-/* An ErrorResponse came, not yet taken from the replies: remembers it when it is FATAL or PANIC, for whoever reports
- * the loss, or when it answers a request of our own. Returns whether it is FATAL. */
+/* An ErrorResponse came, not yet taken from the replies: remembers it when it is FATAL or PANIC,
+ * for whoever reports the loss, or when it answers a request of our own. Returns whether it is
+ * FATAL. */
 bool backend_note_error(struct backend *backend, const struct message *message);
 
 /* Why the stream ended: PostgreSQL's last words or the kernel's. */
 void backend_loss(const struct backend *backend, struct fail *fail);
 
-/* Whether this is a setting that we put back for each client (reported by PostgreSQL and changeable). */
+/* Whether this is a setting that we put back for each client (reported by PostgreSQL and
+ * changeable). */
 bool backend_manages(const char *name);
 
 /* All ParameterStatus values libpq saw during login, for the welcome of clients. */

@@ -1,6 +1,6 @@
 /*
- * Cancel requests as helper jobs. Called by client/ and pool/; calls libpq's PQcancel(), which blocks until
- * PostgreSQL closed that connection.
+ * Cancel requests as helper jobs. Called by client/ and pool/; calls libpq's PQcancel(), which
+ * blocks until PostgreSQL closed that connection.
  */
 #include "pool/cancel.h"
 
@@ -16,9 +16,9 @@
 struct cancel
 {
     struct job job;
-    PGcancel *handle; /* owns */
+    PGcancel *handle;           /* owns */
     struct pool_worker *worker; /* borrows: outlives all helpers */
-    uint64_t ticket;  /* of the backend */
+    uint64_t ticket;            /* of the backend */
     char error[256];
 };
 

@@ -1,7 +1,8 @@
 /*
- * Cancel requests to PostgreSQL, sent by a helper thread through libpq, which waits until PostgreSQL has
- * closed that connection: until then the backend is not given to anybody else, so a late cancel never hits
- * another client's query (PostgreSQL documentation, "Canceling Requests in Progress").
+ * Cancel requests to PostgreSQL, sent by a helper thread through libpq, which waits until
+ * PostgreSQL has closed that connection: until then the backend is not given to anybody else, so a
+ * late cancel never hits another client's query (PostgreSQL documentation, "Canceling Requests in
+ * Progress").
  */
 #pragma once
 

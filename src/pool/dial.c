@@ -1,6 +1,6 @@
 /*
- * Dialling in helper threads. Called by pool/pool and the settings loader; calls libpq. A dial is a job: made
- * in a worker, run by a helper, posted back to the worker with its PGconn or the reason.
+ * Dialling in helper threads. Called by pool/pool and the settings loader; calls libpq. A dial is a
+ * job: made in a worker, run by a helper, posted back to the worker with its PGconn or the reason.
  */
 #include "pool/dial.h"
 
@@ -13,7 +13,10 @@
 #include <libpq-fe.h>
 #include <poll.h>
 
-enum { PARAMS_MAX = 64 };
+enum
+{
+    PARAMS_MAX = 64
+};
 
 struct dial
 {
@@ -55,8 +58,8 @@ dial_is_permanent(const struct fail *fail)
     return false;
 }
 
-/* Finds "FATAL:  28P01: text" in libpq's verbose message; the last one, as several hosts give several. The severity
- * may be in any language, so the form is looked for. */
+/* Finds "FATAL:  28P01: text" in libpq's verbose message; the last one, as several hosts give
+ * several. The severity may be in any language, so the form is looked for. */
 static const char *
 find_sqlstate(const char *message)
 {
@@ -65,7 +68,8 @@ find_sqlstate(const char *message)
     for (const char *at = strstr(message, ":  "); at != NULL; at = strstr(at + 1, ":  ")) {
         const char *code = at + 3;
         int len = 0;
-        while (len < 5 && (isdigit((unsigned char)code[len]) || isupper((unsigned char)code[len]))) {
+        while (
+            len < 5 && (isdigit((unsigned char)code[len]) || isupper((unsigned char)code[len]))) {
             len++;
         }
         if (len == 5 && code[5] == ':' && code[6] == ' ') {
@@ -232,7 +236,8 @@ dial_start(const struct dial_request *request)
 
 bool
 dial_parse_conninfo(const char *conninfo,
-    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error, size_t size)
+    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error,
+    size_t size)
 {
     char *words = NULL;
     PQconninfoOption *options = PQconninfoParse(conninfo, &words);
@@ -294,8 +299,8 @@ verifier_drop(struct job *job)
 static void
 verifier_run(struct job *job)
 {
-    /* The function wants a connection for its error message only; a setting that libpq refuses makes
-     * one that leads nowhere. */
+    /* The function wants a connection for its error message only; a setting that libpq refuses
+     * makes one that leads nowhere. */
     static const char *const keywords[] = {"sslmode", NULL};
     static const char *const values[] = {"nowhere", NULL};
     struct verifier *verifier = (struct verifier *)((char *)job - offsetof(struct verifier, job));

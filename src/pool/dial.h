@@ -1,12 +1,12 @@
 /*
- * Opening connections through libpq, in a helper thread: names, TLS, passwords, several hosts, all that
- * libpq can, with poll() and our own deadline. The result comes back to the worker that asked. Also the
- * other things only libpq knows: reading connection strings and making SCRAM verifiers.
+ * Opening connections through libpq, in a helper thread: names, TLS, passwords, several hosts, all
+ * that libpq can, with poll() and our own deadline. The result comes back to the worker that asked.
+ * Also the other things only libpq knows: reading connection strings and making SCRAM verifiers.
  */
 #pragma once
 
-#include "base/helpers.h"
 #include "base/fail.h"
+#include "base/helpers.h"
 #include "net/loop.h"
 
 #include <stdint.h>
@@ -35,9 +35,11 @@ void dial_start(const struct dial_request *request);
 /* Whether trying again can help: false for a wrong password, a missing database or role. */
 bool dial_is_permanent(const struct fail *fail);
 
-/* libpq's reading of a connection string or URL; each() once per keyword that is set. False with libpq's words. */
+/* libpq's reading of a connection string or URL; each() once per keyword that is set. False with
+ * libpq's words. */
 bool dial_parse_conninfo(const char *conninfo,
-    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error, size_t size);
+    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error,
+    size_t size);
 
 /* Makes a SCRAM-SHA-256 verifier of a plaintext password in a helper thread (SASLprep, PBKDF2). */
 struct verifier_request

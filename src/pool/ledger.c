@@ -1,15 +1,20 @@
 /*
  * The pool's book. Called by pool/pool; calls nothing. Invariant, under the mutex:
  *
- *    total = idle + leased + in transit + dialling + closing,  sum of idle <= total <= limit + reserve
+ *    total = idle + leased + in transit + dialling + closing,  sum of idle <= total <= limit +
+ * reserve
  */
 #include "pool/ledger.h"
 
 #include "base/mem.h"
 #include "base/state.h"
 
-/* How much longer another worker's oldest waiter must have waited before a backend changes threads for it. */
-enum { HAND_OVER_AFTER_US = 1000 };
+/* How much longer another worker's oldest waiter must have waited before a backend changes threads
+ * for it. */
+enum
+{
+    HAND_OVER_AFTER_US = 1000
+};
 
 static pthread_mutex_t quota_mutex = PTHREAD_MUTEX_INITIALIZER;
 
@@ -272,8 +277,7 @@ oldest_since_locked(const struct ledger *ledger)
 }
 
 enum ledger_step
-ledger_want_spare(
-    struct ledger *ledger, int min_size, int64_t reserve_after_us, int64_t now_us)
+ledger_want_spare(struct ledger *ledger, int min_size, int64_t reserve_after_us, int64_t now_us)
 {
     enum ledger_step step = LEDGER_WAIT;
 
@@ -283,7 +287,8 @@ ledger_want_spare(
     if (ledger->total < min_size) {
         step = count_dial_locked(ledger, ledger->limit) ? LEDGER_DIAL : LEDGER_WAIT;
     } else if (is_reserve_due && ledger->waiting > ledger->arriving) {
-        step = count_dial_locked(ledger, ledger->limit + ledger->reserve) ? LEDGER_DIAL : LEDGER_WAIT;
+        step =
+            count_dial_locked(ledger, ledger->limit + ledger->reserve) ? LEDGER_DIAL : LEDGER_WAIT;
     }
     unlock(ledger);
     return step;

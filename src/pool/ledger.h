@@ -1,10 +1,12 @@
 /*
- * The book of one pool that spans all workers: how many backends there are, how many of them lie idle
- * with which worker, who waits since when. One limit for all threads. Its calls are atomic (one mutex, held
- * for list operations only), so a backend is either promised to somebody or idle, never both.
+ * The book of one pool that spans all workers: how many backends there are, how many of them lie
+ * idle with which worker, who waits since when. One limit for all threads. Its calls are atomic
+ * (one mutex, held for list operations only), so a backend is either promised to somebody or idle,
+ * never both.
  *
- * A grant to a waiter of another worker names its ticket: it may have left meanwhile, and then its worker
- * returns the backend again. Shared limits (of a database, of a user) have one lock of their own, taken last.
+ * A grant to a waiter of another worker names its ticket: it may have left meanwhile, and then its
+ * worker returns the backend again. Shared limits (of a database, of a user) have one lock of their
+ * own, taken last.
  */
 #pragma once
 
@@ -44,13 +46,14 @@ struct ledger
     pthread_mutex_t mutex;
     struct ledger_side *sides; /* owns; one a worker */
     int workers;
-    int limit;    /* most backends, and with reserve those for who waited long */
+    int limit; /* most backends, and with reserve those for who waited long */
     int reserve;
     int total;    /* idle, leased, in transit, dialling, closing */
-    int arriving; /* dialling or on their way to a worker that asked: they answer for one waiter each */
+    int arriving; /* dialling or on their way to a worker that asked: they answer for one waiter
+                     each */
     int waiting;
-    bool is_starved; /* a waiter was denied a dial by a quota */
-    bool is_dial_barred; /* no dials: backing off after a failure, or paused */
+    bool is_starved;         /* a waiter was denied a dial by a quota */
+    bool is_dial_barred;     /* no dials: backing off after a failure, or paused */
     struct quota *quotas[2]; /* borrow: of the database, of the user */
     uint64_t contended;      /* how often the mutex was taken when we came */
 };
@@ -98,11 +101,12 @@ bool ledger_leave(struct ledger *ledger, int worker, struct waiter *waiter);
 /* A backend of this worker has nothing to do: who gets it? */
 struct ledger_grant ledger_return(struct ledger *ledger, int worker);
 
-/* One that was dialled or surrendered has come, or will not come; before ledger_return() or ledger_closed(). */
+/* One that was dialled or surrendered has come, or will not come; before ledger_return() or
+ * ledger_closed(). */
 void ledger_arrived(struct ledger *ledger);
 
-/* Takes an idle backend of this worker out of the count of idle ones. False when it is promised already
- * (a surrender is on its way and will be refused). */
+/* Takes an idle backend of this worker out of the count of idle ones. False when it is promised
+ * already (a surrender is on its way and will be refused). */
 bool ledger_take_idle(struct ledger *ledger, int worker);
 
 /* A backend (or a dial) that was not idle is gone. LEDGER_DIAL when a waiter needs another. */
@@ -111,7 +115,8 @@ enum ledger_step ledger_closed(struct ledger *ledger);
 /* Whether to dial now for those who wait; counts it when it says LEDGER_DIAL. */
 enum ledger_step ledger_want_dial(struct ledger *ledger);
 
-/* Counts a dial that keeps min_size backends warm or, with a waiter older than reserve_after_us, uses the reserve. */
+/* Counts a dial that keeps min_size backends warm or, with a waiter older than reserve_after_us,
+ * uses the reserve. */
 enum ledger_step ledger_want_spare(
     struct ledger *ledger, int min_size, int64_t reserve_after_us, int64_t now_us);
 

@@ -1,11 +1,12 @@
 /*
- * Leases and the way of a backend from one client to the next. Called by client/ (leases) and by backend.c and
- * scrub.c (what becomes of a backend); calls the ledger for every decision, dial for new backends, and other workers
- * through loop_post().
+ * Leases and the way of a backend from one client to the next. Called by client/ (leases) and by
+ * backend.c and scrub.c (what becomes of a backend); calls the ledger for every decision, dial for
+ * new backends, and other workers through loop_post().
  *
  *    client ─ lease_take ─► ledger ─┬ own idle ──────────────► LEASED
  *                                   ├ ask another worker ─► surrender ─► move ─┐
- *                                   └ dial ─► helper ─► align ─────────────────┴► pool_offer ─► grant
+ *                                   └ dial ─► helper ─► align ─────────────────┴► pool_offer ─►
+ * grant
  */
 #include "pool/pool.h"
 
@@ -21,8 +22,6 @@
 
 #include <inttypes.h>
 #include <stdatomic.h>
-
-enum { DIAL_PARAMS_MAX = 64 };
 
 /* A backend on its way to another worker, or the wish for one. */
 struct errand
@@ -48,6 +47,21 @@ pool_subject(const struct pool_side *side)
         .user = side->pool->user};
 }
 
+const struct pool_policy *
+pool_policy(struct pool_side *side)
+{
+    struct pool_policy *policy = &side->policy;
+    const struct settings *settings = side->worker->settings;
+    const struct pool *pool = side->pool;
+
+    if (policy->serial != settings->serial) {
+        policy->serial = settings->serial;
+        policy->mode = settings_pool_mode(settings, pool->database, pool->user);
+        policy->wait_us = settings_query_wait_timeout(settings, pool->database, pool->user);
+    }
+    return policy;
+}
+
 static bool
 is_outdated(const struct backend *backend)
 {
@@ -60,89 +74,6 @@ is_outdated(const struct backend *backend)
 }
 
 /* ---- dialling ---- */
-
-struct dialling
-{
-    struct pool_side *side; /* borrows: the ledger counts the dial */
-    uint32_t generation;
-};
-
-static void
-on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
-{
-    struct dialling dialling = *(struct dialling *)arg;
-    struct pool_side *side = dialling.side;
-    struct fail fail = *reason;
-
-    free(arg);
-    struct backend *backend = conn != NULL ? backend_new(conn, &fail) : NULL;
-    if (backend == NULL) {
-        stats_add(METRIC_server_connect_failures_total, 1);
-        pool_dial_failed(side, &fail);
-        pool_backend_gone(side);
-        return;
-    }
-    stats_add(METRIC_server_connects_total, 1);
-    backend->generation = dialling.generation;
-    backend_attach(backend, side, BACKEND_ALIGNING);
-    scrub_align(backend);
-}
-
-static const char *
-pool_password(const struct settings *settings, const struct database *database, const char *user)
-{
-    if (database->password != NULL) {
-        return database->password;
-    }
-    const struct user *entry = users_find(settings->userlist, user);
-    return entry != NULL && entry->kind == SECRET_PLAIN && entry->secret[0] != '\0' ? entry->secret
-                                                                                    : NULL;
-}
-
-void
-pool_dial(struct pool_side *side)
-{
-    const struct settings *settings = side->worker->settings;
-    const struct pool *pool = side->pool;
-    const struct database *database = settings_find_database(settings, pool->database);
-    const char *keywords[DIAL_PARAMS_MAX + 1], *values[DIAL_PARAMS_MAX + 1];
-    struct fail fail;
-    int n = 0;
-
-    if (database == NULL) {
-        fail_set(&fail, "3D000", "database \"%s\" does not exist", pool->database);
-        pool_dial_failed(side, &fail);
-        pool_backend_gone(side);
-        return;
-    }
-    /* libpq takes the first of two equal keywords as overwritten by the second, so ours go last. */
-    for (int i = 0; database->keywords[i] != NULL && n < DIAL_PARAMS_MAX - 3; i++) {
-        keywords[n] = database->keywords[i];
-        values[n++] = database->values[i];
-    }
-    keywords[n] = "user";
-    values[n++] = pool->user;
-    keywords[n] = "dbname";
-    values[n++] = database->dbname != NULL ? database->dbname : pool->database;
-    const char *password = pool_password(settings, database, pool->user);
-    if (password != NULL) {
-        keywords[n] = "password";
-        values[n++] = password;
-    }
-    keywords[n] = values[n] = NULL;
-
-    struct dialling *dialling = mem_new(sizeof(*dialling));
-    dialling->side = side;
-    dialling->generation = atomic_load(&pool->generation);
-    dial_start(&(struct dial_request){.keywords = keywords,
-        .values = values,
-        .timeout_us = settings->server_connect_timeout,
-        .loop = side->worker->loop,
-        .helpers = pools_helpers(pool->pools),
-        .done = on_dialled,
-        .gone = free,
-        .arg = dialling});
-}
 
 /* Dials for as many who wait as limits allow. */
 static void
@@ -179,6 +110,7 @@ pool_dial_succeeded(struct backend *backend)
     outage_over(pool, &reported);
     vars_deinit(&reported);
     ledger_arrived(&pool->ledger);
+    pool_offer(backend);
     dial_more(side);
 }
 
@@ -209,8 +141,8 @@ pool_refuse(struct pool_side *side, const struct fail *fail)
 
 /* ---- granting ---- */
 
-/* Tells those who were granted a backend. Not at once: whoever returned it may be in the midst of reading, and
- * what they do may return it again, a thousand times in a row. */
+/* Tells those who were granted a backend. Not at once: whoever returned it may be in the midst of
+ * reading, and what they do may return it again, a thousand times in a row. */
 static void
 run_grants(void *arg)
 {
@@ -245,8 +177,7 @@ grant(struct lease *lease, struct backend *backend)
 {
     struct pool_worker *worker = lease->side->worker;
 
-    lease->side->counts.wait_us +=
-        (uint64_t)(loop_now_us(worker->loop) - lease->waiter.since_us);
+    lease->side->counts.wait_us += (uint64_t)(loop_now_us(worker->loop) - lease->waiter.since_us);
     hold(lease, backend);
     if (TAILQ_EMPTY(&worker->granted)) {
         loop_defer(worker->loop, run_grants, worker);
@@ -331,7 +262,8 @@ close_expired(struct backend *backend, const char *why)
 static void
 on_idle_deadline(struct deadline *deadline)
 {
-    struct backend *backend = (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
+    struct backend *backend =
+        (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
     struct pool_side *side = backend->side;
     const struct settings *settings = side->worker->settings;
 
@@ -394,8 +326,8 @@ pool_close_idle(struct pool_side *side, const struct fail *fail)
     }
 }
 
-/* The next idle backend that is alive; dead ones on the way are removed. They were taken out of the ledger's
- * count by the caller, one call for one. */
+/* The next idle backend that is alive; dead ones on the way are removed. They were taken out of the
+ * ledger's count by the caller, one call for one. */
 static struct backend *
 pick_idle(struct pool_side *side)
 {
@@ -406,7 +338,8 @@ pick_idle(struct pool_side *side)
     if (backend == NULL || stream_peek(&backend->stream) == STREAM_WAIT) {
         return backend;
     }
-    /* News that do no harm were read and remembered when the event came; whatever waits now ends it. */
+    /* News that do no harm were read and remembered when the event came; whatever waits now ends
+     * it. */
     log_dead(backend);
     backend_close(backend, NULL);
     return NULL;
@@ -505,8 +438,8 @@ lease_take(struct lease *lease)
     stats_add(METRIC_lease_waits_total, 1);
     if (answer.step == LEDGER_ASK) {
         struct errand *errand = mem_new(sizeof(*errand));
-        *errand = (struct errand){
-            .pool = side->pool, .from = side->worker->index, .to = answer.worker};
+        *errand =
+            (struct errand){.pool = side->pool, .from = side->worker->index, .to = answer.worker};
         run_errand(side->pool, errand, on_ask);
     } else if (answer.step == LEDGER_DIAL) {
         pool_dial(side);

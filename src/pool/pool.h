@@ -1,20 +1,21 @@
 /*
- * Leases: how clients hold the backends of a pool. A pool is the backends of one (database, user), spanning all workers.
- * What is shared between threads is in its ledger and its outage record (pool/pools.h); everything else lies in the
- * sides, one for each worker and touched by that worker alone.
+ * Leases: how clients hold the backends of a pool. A pool is the backends of one (database, user),
+ * spanning all workers. What is shared between threads is in its ledger and its outage record
+ * (pool/pools.h); everything else lies in the sides, one for each worker and touched by that worker
+ * alone.
  *
  *     pool_lease ──► own idle backend, at once
- *               └──► queued; another worker surrenders one, or a dial starts, or somebody returns one
- *                      ──► ops->on_granted          (or ops->on_refused: it will never come)
+ *               └──► queued; another worker surrenders one, or a dial starts, or somebody returns
+ * one ──► ops->on_granted          (or ops->on_refused: it will never come)
  */
 #pragma once
 
 #include "base/log.h"
 #include "base/slots.h"
+#include "conf/settings.h"
 #include "pool/backend.h"
 #include "pool/ledger.h"
 
-struct settings;
 struct pool;
 struct pools;
 
@@ -26,7 +27,8 @@ struct pool_worker
     struct settings *settings; /* holds: the snapshot in force for this worker */
     struct slots leases;       /* owns; tickets of clients that may wait */
     struct slots backends;     /* owns; tickets of backends that cancels may concern */
-    struct waiter_list granted; /* leases that were given a backend and are told at the end of the callback */
+    struct waiter_list
+        granted; /* leases that were given a backend and are told at the end of the callback */
     int index;
 };
 
@@ -38,6 +40,14 @@ struct pool_counts
     uint64_t client_parses, server_parses, binds;
 };
 
+/* What a snapshot of the settings says for a pool. */
+struct pool_policy
+{
+    uint64_t serial; /* of the snapshot */
+    enum pool_mode mode;
+    int64_t wait_us; /* query_wait_timeout */
+};
+
 /* One worker's part of a pool. */
 struct pool_side
 {
@@ -46,6 +56,7 @@ struct pool_side
     struct backend_list in[BACKEND_STATES];
     unsigned count[BACKEND_STATES];
     struct pool_counts counts;
+    struct pool_policy policy;
 };
 
 struct lease;
@@ -53,9 +64,9 @@ struct lease;
 /* What the holder of a lease is told, in its worker's thread; never from within a call it made. */
 struct lease_ops
 {
-    void (*on_granted)(struct lease *lease); /* lease->backend is yours */
+    void (*on_granted)(struct lease *lease);                          /* lease->backend is yours */
     void (*on_refused)(struct lease *lease, const struct fail *fail); /* not queued any more */
-    void (*on_backend)(struct lease *lease, unsigned what); /* its stream: WATCH_ bits */
+    void (*on_backend)(struct lease *lease, unsigned what);           /* its stream: WATCH_ bits */
 };
 
 enum lease_state
@@ -73,8 +84,11 @@ struct lease
     struct pool_side *side;      /* borrows */
     struct backend *backend;     /* borrows while LEASE_HELD */
     enum lease_state state;
-    bool is_untold;              /* on_granted() is still to be called */
+    bool is_untold; /* on_granted() is still to be called */
 };
+
+/* What the settings of its worker say for this side; looked up once for each snapshot. */
+const struct pool_policy *pool_policy(struct pool_side *side);
 
 /* ---- leases ---- */
 
@@ -82,7 +96,8 @@ struct lease
 void lease_init(struct lease *lease, struct pool_side *side, const struct lease_ops *ops);
 void lease_deinit(struct lease *lease);
 
-/* True: lease->backend is there now. False: on_granted() or on_refused() follows, until lease_leave(). */
+/* True: lease->backend is there now. False: on_granted() or on_refused() follows, until
+ * lease_leave(). */
 must_check bool lease_take(struct lease *lease);
 
 /* Stops waiting. */
@@ -91,9 +106,9 @@ void lease_leave(struct lease *lease);
 /* Gives a settled backend back. needs_reset: run server_reset_query first. */
 void lease_return(struct lease *lease, bool needs_reset);
 
-/* The client is gone in the midst of it. What was forwarded completely is drained (after a cancel when
- * cancel is set), an open transaction rolled back. When something was forwarded by half, or cannot be
- * drained, the backend is closed. */
+/* The client is gone in the midst of it. What was forwarded completely is drained (after a cancel
+ * when cancel is set), an open transaction rolled back. When something was forwarded by half, or
+ * cannot be drained, the backend is closed. */
 void lease_abandon(struct lease *lease, bool is_forwarding, bool cancel);
 
 /* Closes the backend: it is dead or has lost its place. */
@@ -119,7 +134,7 @@ void pool_refuse(struct pool_side *side, const struct fail *fail);
 /* Closes one idle backend of this side, if there is one that nobody was promised. */
 void pool_close_idle(struct pool_side *side, const struct fail *fail);
 
-/* A dialled backend is aligned and may serve. */
+/* A dialled backend is aligned and may serve: offers it. */
 void pool_dial_succeeded(struct backend *backend);
 
 /* An idle backend died by itself. */

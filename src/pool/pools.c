@@ -1,6 +1,7 @@
 /*
- * The registry. Called by workers at login (pools_join, pools_part) and by main at each tick; calls the ledger and posts
- * to workers what they must do themselves. The order of locks: registry, record of a pool, ledger, quotas.
+ * The registry. Called by workers at login (pools_join, pools_part) and by main at each tick; calls
+ * the ledger and posts to workers what they must do themselves. The order of locks: registry,
+ * record of a pool, ledger, quotas.
  */
 #include "pool/pools.h"
 
@@ -29,10 +30,11 @@ struct pools
     struct pool_worker **workers; /* borrows */
     int count;
     uint64_t next_id;
-    struct {
+    struct
+    {
         pthread_mutex_t mutex;
-        struct pool *all;            /* own, by "database\0user" */
-        struct quota_entry *quotas;  /* own */
+        struct pool *all;           /* own, by "database\0user" */
+        struct quota_entry *quotas; /* own */
     } shared;
 };
 
@@ -100,17 +102,18 @@ configure_locked(struct pools *pools, struct pool *pool, const struct settings *
     pool->shared.identity = mem_string(identity);
     pool->ledger.quotas[0] = find_quota_locked(pools, 'd', pool->database);
     pool->ledger.quotas[1] = find_quota_locked(pools, 'u', pool->user);
-    ledger_set_quota(pool->ledger.quotas[0],
-        (int)settings_max_db_connections(settings, pool->database));
-    ledger_set_quota(pool->ledger.quotas[1],
-        (int)settings_max_user_connections(settings, pool->user));
+    ledger_set_quota(
+        pool->ledger.quotas[0], (int)settings_max_db_connections(settings, pool->database));
+    ledger_set_quota(
+        pool->ledger.quotas[1], (int)settings_max_user_connections(settings, pool->user));
     ledger_set_limits(&pool->ledger, (int)settings_pool_size(settings, pool->database, pool->user),
         (int)settings_reserve_pool_size(settings, pool->database, pool->user));
     return is_changed;
 }
 
 static struct pool *
-add_pool_locked(struct pools *pools, const char *key, size_t key_len, const struct settings *settings)
+add_pool_locked(
+    struct pools *pools, const char *key, size_t key_len, const struct settings *settings)
 {
     struct pool *pool = mem_new(sizeof(*pool) + (size_t)pools->count * sizeof(struct pool_side));
 
@@ -179,8 +182,7 @@ pools_each(struct pools *pools, void (*each)(void *arg, struct pool *pool), void
     struct pool *pool, *next;
 
     pthread_mutex_lock(&pools->shared.mutex);
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
+    HASH_ITER(hh, pools->shared.all, pool, next) {
         each(arg, pool);
     }
     pthread_mutex_unlock(&pools->shared.mutex);
@@ -209,11 +211,16 @@ pool_outage(struct pool *pool)
 
 /* ---- outages ---- */
 
-/* Delay before the next attempt: grows by the multiplier up to its limit, never long while a client waits. */
+/* Delay before the next attempt: grows by the multiplier up to its limit, never long while a client
+ * waits. */
 static int64_t
-retry_delay_us(struct pool *pool, const struct settings *settings, unsigned attempts, const char *sqlstate)
+retry_delay_us(
+    struct pool *pool, const struct settings *settings, unsigned attempts, const char *sqlstate)
 {
-    enum { WHILE_WAITED_FOR_US = 300000 };
+    enum
+    {
+        WHILE_WAITED_FOR_US = 300000
+    };
     double delay = (double)settings->server_retry_delay;
     double most = (double)settings->server_retry_max_delay;
     bool is_full = strcmp(sqlstate, "53300") == 0;
@@ -265,14 +272,16 @@ refuse_all(struct pool *pool, const struct fail *fail)
 }
 
 static void
-log_attempt(struct pool *pool, const struct settings *settings, const struct outage *outage, int64_t delay_us)
+log_attempt(struct pool *pool, const struct settings *settings, const struct outage *outage,
+    int64_t delay_us)
 {
     const struct database *database = settings_find_database(settings, pool->database);
     const char *host = database != NULL ? database->host : "";
     const char *port = database != NULL ? database->port : "";
     bool is_down = outage->attempts == (unsigned)settings->server_retry_attempts;
 
-    pool_log(outage->attempts > (unsigned)settings->server_retry_attempts ? LEVEL_DEBUG : LEVEL_WARN,
+    pool_log(
+        outage->attempts > (unsigned)settings->server_retry_attempts ? LEVEL_DEBUG : LEVEL_WARN,
         &pool->sides[0], "connect to %s:%s failed (attempt %u/%" PRId64 "): %s; retrying in %.1fs",
         host, port, outage->attempts, settings->server_retry_attempts, outage->fail.text,
         (double)delay_us / 1e6);
@@ -382,17 +391,16 @@ on_close_idle(void *arg)
     pools_part(side->pool);
 }
 
-/* A shared limit keeps this pool's waiters from a dial: another pool of the same database or user gives up an idle
- * backend. */
+/* A shared limit keeps this pool's waiters from a dial: another pool of the same database or user
+ * gives up an idle backend. */
 static void
 feed_starved_locked(struct pools *pools, struct pool *hungry)
 {
     struct pool *pool, *next;
 
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
-        bool shares = strcmp(pool->database, hungry->database) == 0 ||
-                      strcmp(pool->user, hungry->user) == 0;
+    HASH_ITER(hh, pools->shared.all, pool, next) {
+        bool shares =
+            strcmp(pool->database, hungry->database) == 0 || strcmp(pool->user, hungry->user) == 0;
         for (int i = 0; shares && pool != hungry && i < pools->count; i++) {
             if (!ledger_has_idle(&pool->ledger, i)) {
                 continue;
@@ -409,7 +417,10 @@ feed_starved_locked(struct pools *pools, struct pool *hungry)
 static void
 note_exhaustion(struct pool *pool, const struct ledger_view *view, int64_t now_us)
 {
-    enum { WORTH_A_LINE_US = 100000 };
+    enum
+    {
+        WORTH_A_LINE_US = 100000
+    };
     bool is_exhausted = view->waiting > 0 && view->limit > 0 && view->total >= view->limit &&
                         view->arriving == 0 && now_us - view->oldest_since_us > WORTH_A_LINE_US;
 
@@ -437,8 +448,8 @@ tick_pool_locked(struct pools *pools, struct pool *pool, const struct settings *
         return;
     }
     bool wants = (view.waiting > view.arriving && ledger_want_dial(&pool->ledger) == LEDGER_DIAL) ||
-                 ledger_want_spare(&pool->ledger, min_size, settings->reserve_pool_timeout, now_us) ==
-                     LEDGER_DIAL;
+                 ledger_want_spare(&pool->ledger, min_size, settings->reserve_pool_timeout,
+                     now_us) == LEDGER_DIAL;
     if (wants) {
         post_dial(pool);
     }
@@ -466,8 +477,7 @@ pools_tick(struct pools *pools, const struct settings *settings)
     int64_t now_us = loop_now_us(pools->main_loop);
 
     pthread_mutex_lock(&pools->shared.mutex);
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
+    HASH_ITER(hh, pools->shared.all, pool, next) {
         bool is_unused = pool->holders == 0 && settings->autodb_idle_timeout > 0 &&
                          now_us - pool->unused_since_us > settings->autodb_idle_timeout;
         if (is_unused && ledger_look(&pool->ledger).total == 0) {
@@ -486,8 +496,7 @@ pools_reload(struct pools *pools, const struct settings *settings)
     struct pool *pool, *next;
 
     pthread_mutex_lock(&pools->shared.mutex);
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
+    HASH_ITER(hh, pools->shared.all, pool, next) {
         if (configure_locked(pools, pool, settings)) {
             atomic_fetch_add(&pool->generation, 1);
         }
@@ -505,8 +514,7 @@ pools_leave(struct pool_worker *worker)
     struct pool *pool, *next;
 
     pthread_mutex_lock(&pools->shared.mutex);
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
+    HASH_ITER(hh, pools->shared.all, pool, next) {
         struct pool_side *side = &pool->sides[worker->index];
         for (int state = 0; state < BACKEND_STATES; state++) {
             struct backend *backend;
@@ -526,13 +534,11 @@ pools_free(struct pools **pointer)
     struct pool *pool, *next;
     struct quota_entry *quota, *next_quota;
 
-    HASH_ITER(hh, pools->shared.all, pool, next)
-    {
+    HASH_ITER(hh, pools->shared.all, pool, next) {
         HASH_DELETE(hh, pools->shared.all, pool);
         pool_free(pool);
     }
-    HASH_ITER(hh, pools->shared.quotas, quota, next_quota)
-    {
+    HASH_ITER(hh, pools->shared.quotas, quota, next_quota) {
         HASH_DELETE(hh, pools->shared.quotas, quota);
         free(quota);
     }

@@ -4,8 +4,8 @@
  *    dialled:     ALIGN ─► CONNECT ──────────────────────────────► DONE ─► offered to the pool
  *    after use:   DRAIN ─► CANCELS ─► ROLLBACK ─► RESET ─────────► DONE
  *
- * A step is entered (something may be sent), then it is over when every reply was read and dropped. Called by
- * pool/pool and by backend events; calls pool_offer() or backend_close().
+ * A step is entered (something may be sent), then it is over when every reply was read and dropped.
+ * Called by pool/pool and by backend events; calls pool_offer() or backend_close().
  */
 #include "pool/scrub.h"
 
@@ -16,7 +16,8 @@
 static void
 on_timeout(struct deadline *deadline)
 {
-    struct backend *backend = (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
+    struct backend *backend =
+        (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
     struct fail fail;
 
     fail_set(&fail, "08006", "no answer while %s",
@@ -54,13 +55,13 @@ send_sync(struct backend *backend)
     stream_write(&backend->stream, sync, sizeof(sync));
 }
 
-/* A client left in the midst of a request: ends it in its place, without effect, as the end of a direct connection
- * would. A Sync alone would commit what was executed before it. */
+/* A client left in the midst of a request: ends it in its place, without effect, as the end of a
+ * direct connection would. A Sync alone would commit what was executed before it. */
 static void
 end_request(struct backend *backend)
 {
-    static const uint8_t fail_copy[] = {MSG_COPY_FAIL, 0, 0, 0, 16, 'c', 'l', 'i', 'e', 'n', 't', ' ',
-        'l', 'e', 'f', 't', 0};
+    static const uint8_t fail_copy[] = {
+        MSG_COPY_FAIL, 0, 0, 0, 16, 'c', 'l', 'i', 'e', 'n', 't', ' ', 'l', 'e', 'f', 't', 0};
 
     if (!replies_wants_more(&backend->replies)) {
         return;
@@ -71,8 +72,8 @@ end_request(struct backend *backend)
     } else if (backend->replies.is_open) {
         backend_send_query(backend, "ROLLBACK");
     }
-    /* An error before or because of that skips to a Sync, which the client will not send any more; otherwise it
-     * is one more question with one more answer. */
+    /* An error before or because of that skips to a Sync, which the client will not send any more;
+     * otherwise it is one more question with one more answer. */
     send_sync(backend);
 }
 
@@ -129,8 +130,8 @@ forget_extras(struct backend *backend)
     }
 }
 
-/* Whether the step's work is done; false with the reason when it went wrong, true in *waits_out when
- * something is still to come. */
+/* Whether the step's work is done; false with the reason when it went wrong, true in *waits_out
+ * when something is still to come. */
 static bool
 finish_step(struct backend *backend, bool *waits_out, struct fail *fail)
 {
@@ -168,8 +169,9 @@ done(struct backend *backend)
     deadline_stop(&backend->deadline);
     if (backend->state == BACKEND_ALIGNING) {
         pool_dial_succeeded(backend);
+    } else {
+        pool_offer(backend);
     }
-    pool_offer(backend);
 }
 
 static void
@@ -270,8 +272,8 @@ scrub_align(struct backend *backend)
 
     ensure(backend->state == BACKEND_ALIGNING);
     backend->duty.step = SCRUB_ALIGN;
-    deadline_start(&backend->deadline, backend->side->worker->loop, settings->server_connect_timeout,
-        on_timeout);
+    deadline_start(&backend->deadline, backend->side->worker->loop,
+        settings->server_connect_timeout, on_timeout);
     enter_step(backend);
 }
 
@@ -282,8 +284,8 @@ scrub_start(struct backend *backend)
     replies_orphan(&backend->replies);
     backend->replies.is_broken = false;
     backend->duty.step = SCRUB_DRAIN;
-    /* Without a cancel the client asked for this work and left properly: it may take its time, as it
-     * would on a direct connection. */
+    /* Without a cancel the client asked for this work and left properly: it may take its time, as
+     * it would on a direct connection. */
     if (backend->duty.cancels > 0) {
         start_deadline(backend);
     }

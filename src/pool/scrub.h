@@ -1,7 +1,8 @@
 /*
- * Our own conversations with a backend that nobody holds: proving that the stream is aligned after the dial,
- * connect_query, draining what a client left, ROLLBACK, server_reset_query. When the last is answered the backend is
- * offered to the pool; when one goes wrong it is closed. The backend's worker.
+ * Our own conversations with a backend that nobody holds: proving that the stream is aligned after
+ * the dial, connect_query, draining what a client left, ROLLBACK, server_reset_query. When the last
+ * is answered the backend is offered to the pool; when one goes wrong it is closed. The backend's
+ * worker.
  */
 #pragma once
 

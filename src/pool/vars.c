@@ -113,7 +113,8 @@ vars_next(const struct vars *vars, uint32_t *cursor, const char **name_out, cons
     return true;
 }
 
-/* set_config() takes lists (search_path) as people write them, where SET 'a, b' would be one name. */
+/* set_config() takes lists (search_path) as people write them, where SET 'a, b' would be one name.
+ */
 static void
 add_set(struct buf *sql, const char *name, const char *value)
 {

@@ -1,7 +1,8 @@
 /*
- * Settings of a session (run-time parameters) as one sorted run of bytes, "name\0value\0name\0value\0": comparing what
- * a client wants with what a backend has is one memcmp(), and that is all that happens on the hot path.
- * Names are compared without regard to case and kept as they were first written. Pure; one owner.
+ * Settings of a session (run-time parameters) as one sorted run of bytes,
+ * "name\0value\0name\0value\0": comparing what a client wants with what a backend has is one
+ * memcmp(), and that is all that happens on the hot path. Names are compared without regard to case
+ * and kept as they were first written. Pure; one owner.
  */
 #pragma once
 
@@ -26,7 +27,8 @@ void vars_remove(struct vars *vars, const char *name);
 const char *vars_find(const struct vars *vars, const char *name);
 
 /* Walks in order; set *cursor to 0 first. */
-bool vars_next(const struct vars *vars, uint32_t *cursor, const char **name_out, const char **value_out);
+bool vars_next(
+    const struct vars *vars, uint32_t *cursor, const char **name_out, const char **value_out);
 
 static inline bool
 vars_are_equal(const struct vars *a, const struct vars *b)
@@ -34,6 +36,6 @@ vars_are_equal(const struct vars *a, const struct vars *b)
     return a->len == b->len && (a->len == 0 || memcmp(a->bytes, b->bytes, a->len) == 0);
 }
 
-/* Appends the SQL that turns a session with the settings `from` into one with the settings `to`: values
- * quoted, one statement each. Nothing when they are equal. */
+/* Appends the SQL that turns a session with the settings `from` into one with the settings `to`:
+ * values quoted, one statement each. Nothing when they are equal. */
 void vars_sql(const struct vars *from, const struct vars *to, struct buf *sql);

@@ -9,7 +9,11 @@
 #include "base/mem.h"
 #include "base/state.h"
 
-enum { OWNER_BIT = REPLY_FOR_US, KIND_MASK = 0x7f };
+enum
+{
+    OWNER_BIT = REPLY_FOR_US,
+    KIND_MASK = 0x7f
+};
 
 void
 replies_deinit(struct replies *replies)
@@ -79,7 +83,12 @@ replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner own
 
 /* ---- what a client may send, and what it is answered with ---- */
 
-enum { ANSWER_NONE = 0x20, ANSWER_COPY_END = 0x21, ANSWER_FORBIDDEN = 0 };
+enum
+{
+    ANSWER_NONE = 0x20,
+    ANSWER_COPY_END = 0x21,
+    ANSWER_FORBIDDEN = 0
+};
 
 static const uint8_t answers[256] = {
     [MSG_PARSE] = REPLY_PARSE + 1,
@@ -160,7 +169,8 @@ static const struct expectation
     [MSG_PARAMETER_STATUS] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
 };
 
-/* Drops the Syncs directly behind the head: PostgreSQL reads and ignores them while it waits for data. */
+/* Drops the Syncs directly behind the head: PostgreSQL reads and ignores them while it waits for
+ * data. */
 static void
 drop_syncs_behind_head(struct replies *replies, unsigned kinds)
 {
@@ -175,7 +185,8 @@ drop_syncs_behind_head(struct replies *replies, unsigned kinds)
     *entry(replies, 0) = head;
 }
 
-/* An error skips to the Sync of its request; the Query and FunctionCall protocols end by themselves. */
+/* An error skips to the Sync of its request; the Query and FunctionCall protocols end by
+ * themselves. */
 static void
 skip_to_sync(struct replies *replies)
 {

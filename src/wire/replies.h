@@ -1,8 +1,9 @@
 /*
- * The ordered queue of replies that a backend still owes. Each thing sent to it pushes what must come back and for
- * whom; each thing that comes back pops (PostgreSQL documentation, "Frontend/Backend Protocol", "Message
- * Flow"). What does not fit the head of the queue is unexpected: that backend has lost its place and is
- * closed, so nobody ever reads a reply that belongs to somebody else.
+ * The ordered queue of replies that a backend still owes. Each thing sent to it pushes what must
+ * come back and for whom; each thing that comes back pops (PostgreSQL documentation,
+ * "Frontend/Backend Protocol", "Message Flow"). What does not fit the head of the queue is
+ * unexpected: that backend has lost its place and is closed, so nobody ever reads a reply that
+ * belongs to somebody else.
  *
  * Owned by one backend, one byte an entry, no I/O.
  */
@@ -51,14 +52,17 @@ struct replies
     uint32_t size;
     uint32_t head;
     uint32_t count;
-    bool is_skipping;     /* an error came, and its Sync was not sent yet */
-    bool is_open;         /* extended messages were sent, and their Sync was not yet */
+    bool is_skipping; /* an error came, and its Sync was not sent yet */
+    bool is_open;     /* extended messages were sent, and their Sync was not yet */
     enum copy_state copy;
-    char status;          /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
-    bool is_broken;       /* an error came for one of our own requests since replies_watch() */
+    char status;    /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
+    bool is_broken; /* an error came for one of our own requests since replies_watch() */
 };
 
-enum { REPLIES_MAX = 1 << 20 };
+enum
+{
+    REPLIES_MAX = 1 << 20
+};
 
 void replies_deinit(struct replies *replies);
 
@@ -68,12 +72,12 @@ void replies_push(struct replies *replies, enum reply_kind kind, enum reply_owne
 /* Whether a client may send such a message at all after login. */
 must_check bool replies_may_send(uint8_t type);
 
-/* The client's message of this type was forwarded: pushes what it will be answered with, if anything.
- * False when a client may not send such a message now. */
+/* The client's message of this type was forwarded: pushes what it will be answered with, if
+ * anything. False when a client may not send such a message now. */
 must_check bool replies_sent(struct replies *replies, uint8_t type);
 
-/* A message came from the backend; pops what it answers. Asynchronous ones (Notice, Notification, ParameterStatus)
- * follow the head of the queue. */
+/* A message came from the backend; pops what it answers. Asynchronous ones (Notice, Notification,
+ * ParameterStatus) follow the head of the queue. */
 enum reply_verdict replies_take(struct replies *replies, const struct message *message);
 
 /* Hands all that was for the client to us: it is gone, its replies are read and dropped. */
@@ -96,7 +100,8 @@ replies_is_settled(const struct replies *replies)
            !replies->is_skipping && !replies->is_open;
 }
 
-/* Whether the backend waits for something that only whoever sent the last request can send: data of a COPY, a Sync. */
+/* Whether the backend waits for something that only whoever sent the last request can send: data of
+ * a COPY, a Sync. */
 static inline bool
 replies_wants_more(const struct replies *replies)
 {

@@ -111,12 +111,12 @@ scram_verifier_parse(const char *text, struct scram_verifier *out)
     if (server == NULL) {
         return false;
     }
-    bool is_good = parse_iterations(iterations, salt, &out->iterations)
-                   && base64_decode(salt + 1, (size_t)(stored - salt - 1), out->salt,
-                       sizeof(out->salt), &salt_len)
-                   && salt_len > 0
-                   && decode_key(stored + 1, (size_t)(server - stored - 1), out->stored_key)
-                   && decode_key(server + 1, strlen(server + 1), out->server_key);
+    bool is_good = parse_iterations(iterations, salt, &out->iterations) &&
+                   base64_decode(salt + 1, (size_t)(stored - salt - 1), out->salt,
+                       sizeof(out->salt), &salt_len) &&
+                   salt_len > 0 &&
+                   decode_key(stored + 1, (size_t)(server - stored - 1), out->stored_key) &&
+                   decode_key(server + 1, strlen(server + 1), out->server_key);
     if (!is_good) {
         scram_verifier_wipe(out);
         return false;
@@ -457,9 +457,9 @@ answer_final(struct scram *scram, const uint8_t *proof, struct buf *reply, struc
 {
     uint8_t signature[SCRAM_KEY_LEN];
 
-    bool is_proven = check_proof(scram, proof)
-                     && hmac(scram->verifier.server_key, buf_head(&scram->auth),
-                         buf_len(&scram->auth), signature);
+    bool is_proven =
+        check_proof(scram, proof) &&
+        hmac(scram->verifier.server_key, buf_head(&scram->auth), buf_len(&scram->auth), signature);
     if (!is_proven) {
         explicit_bzero(scram->client_key, sizeof(scram->client_key));
         return fail_set(fail, "28P01", "password authentication failed");
@@ -508,10 +508,10 @@ md5_hex(const void *a, size_t a_len, const void *b, size_t b_len, char *hex)
     uint8_t digest[EVP_MAX_MD_SIZE];
     EVP_MD_CTX *context = EVP_MD_CTX_new();
 
-    bool is_good = context != NULL && EVP_DigestInit_ex(context, EVP_md5(), NULL) == 1
-                   && EVP_DigestUpdate(context, a, a_len) == 1
-                   && EVP_DigestUpdate(context, b, b_len) == 1
-                   && EVP_DigestFinal_ex(context, digest, NULL) == 1;
+    bool is_good = context != NULL && EVP_DigestInit_ex(context, EVP_md5(), NULL) == 1 &&
+                   EVP_DigestUpdate(context, a, a_len) == 1 &&
+                   EVP_DigestUpdate(context, b, b_len) == 1 &&
+                   EVP_DigestFinal_ex(context, digest, NULL) == 1;
     EVP_MD_CTX_free(context);
     for (size_t i = 0; i < MD5_HEX_LEN / 2; i++) {
         hex[2 * i] = is_good ? digits[digest[i] >> 4] : '0';
@@ -525,8 +525,8 @@ md5_hex(const void *a, size_t a_len, const void *b, size_t b_len, char *hex)
 static bool
 is_md5_secret(const char *secret)
 {
-    return strncmp(secret, "md5", 3) == 0 && strlen(secret) == 3 + MD5_HEX_LEN
-           && strspn(secret + 3, "0123456789abcdef") == MD5_HEX_LEN;
+    return strncmp(secret, "md5", 3) == 0 && strlen(secret) == 3 + MD5_HEX_LEN &&
+           strspn(secret + 3, "0123456789abcdef") == MD5_HEX_LEN;
 }
 
 /* Equal strings; the time depends on the length of what the peer sent only. */
@@ -562,9 +562,9 @@ scram_check_md5(const char *user, const char *secret, const uint8_t salt[4], con
     if (scram_is_verifier(secret) || secret[0] == '\0') {
         return false;
     }
-    bool is_good = inner_hex(user, secret, inner)
-                   && md5_hex(inner, MD5_HEX_LEN, salt, 4, expected + 3)
-                   && is_equal_string(expected, answer);
+    bool is_good = inner_hex(user, secret, inner) &&
+                   md5_hex(inner, MD5_HEX_LEN, salt, 4, expected + 3) &&
+                   is_equal_string(expected, answer);
     explicit_bzero(inner, sizeof(inner));
     explicit_bzero(expected, sizeof(expected));
     return is_good;
@@ -581,8 +581,8 @@ scram_check_plain(const char *user, const char *secret, const char *answer)
     if (!is_md5_secret(secret)) {
         return is_equal_string(secret, answer);
     }
-    bool is_good = md5_hex(answer, strlen(answer), user, strlen(user), hex)
-                   && is_equal_string(secret + 3, hex);
+    bool is_good = md5_hex(answer, strlen(answer), user, strlen(user), hex) &&
+                   is_equal_string(secret + 3, hex);
     explicit_bzero(hex, sizeof(hex));
     return is_good;
 }

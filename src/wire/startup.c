@@ -111,8 +111,8 @@ startup_is_cancel(const uint8_t *data, size_t len)
 static enum startup_result
 parse_cancel(const uint8_t *data, struct startup *out, struct fail *fail)
 {
-    if (out->packet_len < CANCEL_HEADER + STARTUP_CANCEL_KEY_MIN
-        || out->packet_len > CANCEL_HEADER + STARTUP_CANCEL_KEY_MAX) {
+    if (out->packet_len < CANCEL_HEADER + STARTUP_CANCEL_KEY_MIN ||
+        out->packet_len > CANCEL_HEADER + STARTUP_CANCEL_KEY_MAX) {
         return bad(fail, "invalid length of cancel request packet");
     }
     out->cancel_pid = message_u32(data + PREFIX_LEN);

@@ -248,6 +248,10 @@ class Pooler:
     def peak_kb(self):
         return self._status_kb("VmHWM")
 
+    def pss_kb(self):
+        text = pathlib.Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii")
+        return int(re.search(r"(?m)^Pss:\s+(\d+) kB", text).group(1))
+
     def cpu_seconds(self):
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

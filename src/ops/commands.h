@@ -1,0 +1,37 @@
+/*
+ * What the console understands: one line of SQL becomes an action. A table of commands; SHOW has
+ * its own (ops/show).
+ */
+#pragma once
+
+#include "base/fail.h"
+
+struct client;
+struct daemon;
+struct show;
+
+enum action
+{
+    ACTION_NOTHING, /* BEGIN, SET and the like that drivers send: answered with their tag */
+    ACTION_EMPTY,   /* no statement at all */
+    ACTION_SHOW,
+    ACTION_FAKE, /* SHOW of a PostgreSQL setting that drivers ask for: one column, one row */
+    ACTION_HELP,
+    ACTION_RELOAD,
+    ACTION_RECONNECT,
+    ACTION_SHUTDOWN,
+};
+
+struct statement
+{
+    enum action action;
+    const char *tag;                    /* of CommandComplete */
+    const struct show *show;            /* ACTION_SHOW */
+    const char *fake_name, *fake_value; /* ACTION_FAKE */
+    char argument[128];
+};
+
+/* Reads one statement. False: 42601 when nobody knows it (with what was probably meant), 42501 when
+ * this user may not, 0A000 when pgkeel cannot. */
+must_check bool statement_parse(
+    const char *sql, bool is_admin, struct statement *statement_out, struct fail *fail);

@@ -1,0 +1,525 @@
+/*
+ * The console's protocol. Called by client.c through console_handler; calls ops/commands to
+ * understand, ops/show to gather. One thing is in progress at a time: while rows are gathered, what
+ * the client sends stays where it is.
+ */
+#include "ops/console.h"
+
+#include "base/mem.h"
+#include "base/state.h"
+#include "daemon/daemon.h"
+#include "ops/commands.h"
+#include "ops/gather.h"
+#include "ops/session.h"
+#include "pool/pools.h"
+#include "wire/message.h"
+
+#include <arpa/inet.h>
+#include <strings.h>
+
+enum
+{
+    MESSAGE_MAX = 65536 - 1
+};
+
+static struct daemon *the_daemon; /* set once, before any client */
+
+static void process(struct client *client, const uint8_t *data, size_t len);
+
+void
+console_init(struct daemon *daemon)
+{
+    the_daemon = daemon;
+}
+
+static void
+send_buf(struct client *client, struct buf *buf)
+{
+    stream_write(&client->stream, buf_head(buf), buf_len(buf));
+    buf_deinit(buf);
+}
+
+static void
+reply_error(struct client *client, const struct fail *fail)
+{
+    struct session *session = client->handler_data;
+    struct buf buf = {0};
+
+    message_add_error(&buf, "ERROR", fail);
+    if (session->is_simple) {
+        message_add_ready(&buf, 'I');
+    } else {
+        session->is_skipping = true;
+    }
+    send_buf(client, &buf);
+}
+
+/* The end of a statement: its tag, and ReadyForQuery in the simple protocol. */
+static void
+complete(struct client *client, struct buf *buf, const char *tag)
+{
+    struct session *session = client->handler_data;
+
+    message_add_command_complete(buf, tag);
+    if (session->is_simple) {
+        message_add_ready(buf, 'I');
+    }
+    send_buf(client, buf);
+}
+
+static void
+resume(struct client *client)
+{
+    struct session *session = client->handler_data;
+
+    session->is_busy = false;
+    stream_want_read(&client->stream, true);
+    client->handler->on_kept(client);
+}
+
+static void
+pause_reading(struct client *client)
+{
+    struct session *session = client->handler_data;
+
+    session->is_busy = true;
+    stream_want_read(&client->stream, false);
+}
+
+/* ---- SHOW ---- */
+
+static void
+on_gathered(struct gather *gather)
+{
+    struct crowd *crowd = daemon_crowd(the_daemon, gather->home);
+    struct client *client = slots_find(&crowd->tickets, gather->ticket);
+    struct buf buf = {0};
+
+    if (client != NULL && client->state == CLIENT_CONSOLE) {
+        const struct session *session = client->handler_data;
+        struct show_columns columns = show_columns(gather->show);
+        if (session->is_simple) {
+            message_add_row_description(&buf, columns.columns, columns.count);
+        }
+        buf_add(&buf, buf_head(&gather->rows), buf_len(&gather->rows));
+        complete(client, &buf, "SHOW");
+        resume(client);
+    }
+    gather_free(gather);
+}
+
+static void
+start_show(struct client *client, const struct show *show)
+{
+    const struct session *session = client->handler_data;
+    struct gather *gather = mem_new(sizeof(*gather));
+
+    gather->show = show;
+    gather->daemon = the_daemon;
+    gather->ticket = client->ticket;
+    gather->home = client->crowd->pool.index;
+    gather->is_binary = !session->is_simple && session->portal_binary;
+    gather->done = on_gathered;
+    pause_reading(client);
+    gather_start(gather);
+}
+
+static void
+reply_fake(struct client *client, const struct statement *statement)
+{
+    const struct session *session = client->handler_data;
+    struct message_column column = {statement->fake_name, OID_TEXT};
+    struct buf buf = {0};
+
+    if (session->is_simple) {
+        message_add_row_description(&buf, &column, 1);
+    }
+    size_t row = message_begin_row(&buf, 1);
+    message_row_text(&buf, statement->fake_value);
+    message_end(&buf, row);
+    complete(client, &buf, "SHOW");
+}
+
+static void
+reply_help(struct client *client)
+{
+    struct buf text = {0}, buf = {0};
+    struct fail notice;
+
+    buf_print(&text, "SHOW HELP");
+    for (size_t i = 0; show_name(i) != NULL; i++) {
+        buf_print(&text, "|%s", show_name(i));
+    }
+    buf_add_u8(&text, 0);
+    fail_set(&notice, "00000", "Console usage");
+    fail_detail(&notice,
+        "\n\t%s\n\tRELOAD\n\tRECONNECT [<db>]\n\tSHUTDOWN\n"
+        "\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
+        (const char *)buf_head(&text));
+    buf_deinit(&text);
+    message_add_notice(&buf, "NOTICE", &notice);
+    complete(client, &buf, "SHOW");
+}
+
+/* ---- what main must do ---- */
+
+struct errand
+{
+    uint64_t ticket;
+    int home;
+    struct statement statement;
+    struct buf findings; /* owns: what a reload reported */
+    bool is_done;
+};
+
+static void
+errand_free(struct errand *errand)
+{
+    buf_deinit(&errand->findings);
+    free(errand);
+}
+
+static void
+on_errand_home(void *arg)
+{
+    struct errand *errand = arg;
+    struct crowd *crowd = daemon_crowd(the_daemon, errand->home);
+    struct client *client = slots_find(&crowd->tickets, errand->ticket);
+    struct buf buf = {0};
+    struct fail fail;
+
+    if (client == NULL || client->state != CLIENT_CONSOLE) {
+        errand_free(errand);
+        return;
+    }
+    if (errand->is_done) {
+        complete(client, &buf, errand->statement.tag);
+    } else {
+        buf_add_u8(&errand->findings, 0);
+        fail_set(&fail, "22023", "the settings are wrong; those in force stay");
+        fail_detail(&fail, "%s", (const char *)buf_head(&errand->findings));
+        reply_error(client, &fail);
+    }
+    errand_free(errand);
+    resume(client);
+}
+
+static void
+collect_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
+    const char *text)
+{
+    struct errand *errand = arg;
+
+    if (severity == SETTINGS_ERROR) {
+        buf_print(&errand->findings, "%s%s: %s%s%s", buf_len(&errand->findings) > 0 ? "\n" : "",
+            place, key, key[0] != '\0' ? ": " : "", text);
+    }
+}
+
+static void
+renew_pool(void *arg, struct pool *pool)
+{
+    const char *database = arg;
+
+    if (database[0] == '\0' || strcmp(database, pool->database) == 0) {
+        atomic_fetch_add(&pool->generation, 1);
+    }
+}
+
+static void
+on_errand(void *arg)
+{
+    struct errand *errand = arg;
+
+    errand->is_done = true;
+    if (errand->statement.action == ACTION_RELOAD) {
+        errand->is_done = daemon_reload(the_daemon, collect_finding, errand);
+    } else {
+        pools_each(daemon_pools(the_daemon), renew_pool, errand->statement.argument);
+    }
+    if (!loop_post(daemon_crowd(the_daemon, errand->home)->pool.loop, on_errand_home, errand)) {
+        errand_free(errand);
+    }
+}
+
+static void
+send_errand(struct client *client, const struct statement *statement)
+{
+    struct errand *errand = mem_new(sizeof(*errand));
+
+    errand->ticket = client->ticket;
+    errand->home = client->crowd->pool.index;
+    errand->statement = *statement;
+    pause_reading(client);
+    if (!loop_post(daemon_loop(the_daemon), on_errand, errand)) {
+        errand_free(errand);
+    }
+}
+
+static void
+on_shutdown_drain(void *arg)
+{
+    daemon_stop(arg, STOP_DRAIN);
+}
+
+static void
+on_shutdown_wait(void *arg)
+{
+    daemon_stop(arg, STOP_WAIT);
+}
+
+static void
+on_shutdown_now(void *arg)
+{
+    daemon_stop(arg, STOP_NOW);
+}
+
+static void
+shut_down(struct client *client, const struct statement *statement)
+{
+    static const struct
+    {
+        const char *argument;
+        void (*fn)(void *arg);
+    } hows[] = {{"", on_shutdown_now}, {"WAIT_FOR_SERVERS", on_shutdown_drain},
+        {"WAIT_FOR_CLIENTS", on_shutdown_wait}};
+    struct buf buf = {0};
+    struct fail fail;
+
+    for (size_t i = 0; i < sizeof(hows) / sizeof(hows[0]); i++) {
+        if (strcasecmp(statement->argument, hows[i].argument) == 0) {
+            complete(client, &buf, "SHUTDOWN");
+            /* A daemon that stopped meanwhile needs no telling. */
+            if (!loop_post(daemon_loop(the_daemon), hows[i].fn, the_daemon)) {
+                client_log(LEVEL_DEBUG, client, "shutting down already");
+            }
+            return;
+        }
+    }
+    fail_set(&fail, "42601", "SHUTDOWN takes nothing, WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS");
+    reply_error(client, &fail);
+}
+
+/* ---- one statement ---- */
+
+static void
+run(struct client *client, const char *sql)
+{
+    const struct session *session = client->handler_data;
+    struct statement statement;
+    struct buf buf = {0};
+    struct fail fail;
+
+    if (!statement_parse(sql, client->identity.is_admin, &statement, &fail)) {
+        reply_error(client, &fail);
+        return;
+    }
+    switch (statement.action) {
+    case ACTION_EMPTY:
+        message_add_simple(&buf, MSG_EMPTY_QUERY);
+        if (session->is_simple) {
+            message_add_ready(&buf, 'I');
+        }
+        send_buf(client, &buf);
+        break;
+    case ACTION_NOTHING:
+        complete(client, &buf, statement.tag);
+        break;
+    case ACTION_SHOW:
+        start_show(client, statement.show);
+        break;
+    case ACTION_FAKE:
+        reply_fake(client, &statement);
+        break;
+    case ACTION_HELP:
+        reply_help(client);
+        break;
+    case ACTION_RELOAD:
+    case ACTION_RECONNECT:
+        send_errand(client, &statement);
+        break;
+    case ACTION_SHUTDOWN:
+        shut_down(client, &statement);
+        break;
+    }
+}
+
+/* ---- the extended protocol ---- */
+
+/* One message of the extended protocol. */
+static void
+take_extended(struct client *client, const struct message *message)
+{
+    struct session *session = client->handler_data;
+    struct reader reader = reader_over(message->body, message->body_len);
+    struct buf buf = {0};
+    struct fail fail;
+    bool is_right = true;
+
+    session->is_simple = false;
+    switch (message->type) {
+    case MSG_PARSE:
+        is_right = session_parse(session, &reader, &buf, &fail);
+        break;
+    case MSG_BIND:
+        is_right = session_bind(session, &reader, &buf, &fail);
+        break;
+    case MSG_DESCRIBE:
+        is_right = session_describe(session, client->identity.is_admin, &reader, &buf, &fail);
+        break;
+    case MSG_CLOSE:
+        is_right = session_close_statement(session, &reader, &buf);
+        break;
+    case MSG_EXECUTE:
+        run(client, session->portal != NULL ? session->portal : "");
+        return;
+    default:
+        is_right = fail_set(&fail, "08P01", "invalid frontend message type %d", message->type);
+        break;
+    }
+    if (!is_right) {
+        buf_clear(&buf);
+        reply_error(client, &fail);
+    }
+    send_buf(client, &buf);
+}
+
+static void
+take_message(struct client *client, const struct message *message)
+{
+    struct session *session = client->handler_data;
+    struct reader reader = reader_over(message->body, message->body_len);
+    struct buf buf = {0};
+
+    if (message->type == MSG_SYNC) {
+        session->is_skipping = false;
+        message_add_ready(&buf, 'I');
+        send_buf(client, &buf);
+        return;
+    }
+    if (session->is_skipping || message->type == MSG_FLUSH) {
+        return;
+    }
+    if (message->type == MSG_QUERY) {
+        const char *sql = reader_string(&reader);
+        session->is_simple = true;
+        run(client, sql);
+        return;
+    }
+    take_extended(client, message);
+}
+
+/* ---- bytes ---- */
+
+static void
+process(struct client *client, const uint8_t *data, size_t len)
+{
+    const struct session *session = client->handler_data;
+    struct message message;
+    struct fail fail;
+
+    while (len > 0 && !session->is_busy) {
+        enum message_result result = message_peek(data, len, &message);
+        if (result == MESSAGE_BAD || (result == MESSAGE_OK && message.len > MESSAGE_MAX)) {
+            fail_set(&fail, "08P01", "invalid message length");
+            client_reject(client, &fail);
+            return;
+        }
+        if (result == MESSAGE_MORE || !message_is_complete(&message, len)) {
+            break;
+        }
+        if (message.type == MSG_TERMINATE) {
+            client_close(client, NULL);
+            return;
+        }
+        take_message(client, &message);
+        data += message.len;
+        len -= message.len;
+    }
+    if (len > 0) {
+        stream_keep(&client->stream, data, len);
+    }
+}
+
+static void
+on_kept(struct client *client)
+{
+    uint8_t *data;
+    size_t len;
+
+    if (stream_kept(&client->stream, &data, &len) == STREAM_OK) {
+        process(client, data, len);
+    }
+}
+
+static void
+on_event(struct client *client, unsigned what)
+{
+    const struct session *session = client->handler_data;
+    uint8_t *data;
+    size_t len;
+
+    if (what & WATCH_WRITE) {
+        stream_flush(&client->stream);
+    }
+    if (!(what & WATCH_READ) || session->is_busy) {
+        return;
+    }
+    switch (stream_read(&client->stream, &data, &len)) {
+    case STREAM_OK:
+        process(client, data, len);
+        break;
+    case STREAM_WAIT:
+        break;
+    case STREAM_EOF:
+    case STREAM_ERROR:
+        client_close(client, NULL);
+        break;
+    }
+}
+
+static void
+on_start(struct client *client)
+{
+    static const char *const parameters[][2] = {
+        {"server_version", "15.0 (pgkeel " PGKEEL_VERSION ")"}, {"client_encoding", "UTF8"},
+        {"server_encoding", "UTF8"}, {"DateStyle", "ISO, MDY"}, {"TimeZone", "UTC"},
+        {"standard_conforming_strings", "on"}, {"integer_datetimes", "on"}, {"is_superuser", "off"},
+        {"application_name", ""}};
+    uint32_t secret = htonl(client->key.secret);
+    struct buf buf = {0};
+
+    client->handler_data = mem_new(sizeof(struct session));
+    message_add_auth(&buf, AUTH_OK, NULL, 0);
+    for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++) {
+        message_add_parameter(&buf, parameters[i][0], parameters[i][1]);
+    }
+    message_add_key(&buf, client->key.pid, &secret, sizeof(secret));
+    message_add_ready(&buf, 'I');
+    send_buf(client, &buf);
+}
+
+static void
+on_close(struct client *client)
+{
+    struct session *session = client->handler_data;
+
+    session_deinit(session);
+    free(session);
+    client->handler_data = NULL;
+}
+
+static void
+on_cancel(struct client *client)
+{
+    client_log(LEVEL_DEBUG, client, "nothing to cancel on the console");
+}
+
+const struct handler console_handler = {
+    .name = "console",
+    .on_start = on_start,
+    .on_kept = on_kept,
+    .on_event = on_event,
+    .on_close = on_close,
+    .on_cancel = on_cancel,
+};

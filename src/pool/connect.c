@@ -1,0 +1,101 @@
+/*
+ * New backends of a pool: what libpq is told, and what becomes of its answer. Called by pool/pool
+ * (pool_dial); calls pool/dial, then scrub_align() in the worker that asked.
+ */
+#include "base/mem.h"
+#include "base/stats.h"
+#include "conf/settings.h"
+#include "conf/users.h"
+#include "pool/dial.h"
+#include "pool/pools.h"
+#include "pool/scrub.h"
+
+#include <stdatomic.h>
+
+enum
+{
+    DIAL_PARAMS_MAX = 64
+};
+
+struct dialling
+{
+    struct pool_side *side; /* borrows: the ledger counts the dial */
+    uint32_t generation;
+};
+
+static void
+on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
+{
+    struct dialling dialling = *(struct dialling *)arg;
+    struct pool_side *side = dialling.side;
+    struct fail fail = *reason;
+
+    free(arg);
+    struct backend *backend = conn != NULL ? backend_new(conn, &fail) : NULL;
+    if (backend == NULL) {
+        stats_add(METRIC_server_connect_failures_total, 1);
+        pool_dial_failed(side, &fail);
+        pool_backend_gone(side);
+        return;
+    }
+    stats_add(METRIC_server_connects_total, 1);
+    backend->generation = dialling.generation;
+    backend_attach(backend, side, BACKEND_ALIGNING);
+    scrub_align(backend);
+}
+
+static const char *
+pool_password(const struct settings *settings, const struct database *database, const char *user)
+{
+    if (database->password != NULL) {
+        return database->password;
+    }
+    const struct user *entry = users_find(settings->userlist, user);
+    return entry != NULL && entry->kind == SECRET_PLAIN && entry->secret[0] != '\0' ? entry->secret
+                                                                                    : NULL;
+}
+
+void
+pool_dial(struct pool_side *side)
+{
+    const struct settings *settings = side->worker->settings;
+    const struct pool *pool = side->pool;
+    const struct database *database = settings_find_database(settings, pool->database);
+    const char *keywords[DIAL_PARAMS_MAX + 1], *values[DIAL_PARAMS_MAX + 1];
+    struct fail fail;
+    int n = 0;
+
+    if (database == NULL) {
+        fail_set(&fail, "3D000", "database \"%s\" does not exist", pool->database);
+        pool_dial_failed(side, &fail);
+        pool_backend_gone(side);
+        return;
+    }
+    /* libpq takes the first of two equal keywords as overwritten by the second, so ours go last. */
+    for (int i = 0; database->keywords[i] != NULL && n < DIAL_PARAMS_MAX - 3; i++) {
+        keywords[n] = database->keywords[i];
+        values[n++] = database->values[i];
+    }
+    keywords[n] = "user";
+    values[n++] = pool->user;
+    keywords[n] = "dbname";
+    values[n++] = database->dbname != NULL ? database->dbname : pool->database;
+    const char *password = pool_password(settings, database, pool->user);
+    if (password != NULL) {
+        keywords[n] = "password";
+        values[n++] = password;
+    }
+    keywords[n] = values[n] = NULL;
+
+    struct dialling *dialling = mem_new(sizeof(*dialling));
+    dialling->side = side;
+    dialling->generation = atomic_load(&pool->generation);
+    dial_start(&(struct dial_request){.keywords = keywords,
+        .values = values,
+        .timeout_us = settings->server_connect_timeout,
+        .loop = side->worker->loop,
+        .helpers = pools_helpers(pool->pools),
+        .done = on_dialled,
+        .gone = free,
+        .arg = dialling});
+}

@@ -1,0 +1,164 @@
+/* conf/database: connection strings, [users], what identifies a database. */
+#include "settings_fixture.h"
+
+/* --- Databases and users --- */
+
+static void
+test_connection_strings(void **state)
+{
+    struct settings *settings = load_good("[pgkeel]\nserver_tls_sslmode = require\n"
+        "server_tls_ca_file = /ca\ntcp_user_timeout = 5000\n[databases]\n"
+        "a = host = h1,h2 port=1,2 password='it''s \\'x\\\\' user=u dbname=d pool_size=7 "
+        "pool_mode=session reserve_pool=3 connect_query='select 1' datestyle='ISO, DMY' "
+        "timezone=UTC options='-c x=y' application_name=app query_wait_timeout=-1\n"
+        "b = postgresql://u%40:p%41ss@h:5,i:6/d?pool_size=3&sslmode=verify-full&"
+        "connect_query=select%202&application_name=x%20y&server_lifetime=5min\n"
+        "\"c d\"\"e\" = dbname='' keepalives_idle=9 load_balance_hosts=round-robin\n"
+        "e =\n");
+    const struct database *a = settings_find_database(settings, "a");
+    const struct database *b = settings_find_database(settings, "b");
+    const struct database *c = settings_find_database(settings, "c d\"e");
+
+    (void)state;
+    assert_string_equal(a->host, "h1,h2");
+    assert_string_equal(a->port, "1,2");
+    assert_string_equal(a->password, "it's 'x\\");
+    assert_string_equal(a->user, "u");
+    assert_string_equal(a->dbname, "d");
+    assert_string_equal(a->connect_query, "select 1");
+    assert_int_equal(a->pool_size, 7);
+    assert_int_equal(a->reserve_pool_size, 3);
+    assert_int_equal(a->query_wait_timeout, NOT_SET);
+    assert_int_equal(a->pool_mode, POOL_SESSION);
+    assert_string_equal(keyword(a, "options"), "-c x=y -c datestyle=ISO,\\ DMY -c timezone=UTC");
+    assert_string_equal(keyword(a, "application_name"), "app");
+    assert_string_equal(keyword(a, "sslmode"), "require");
+    assert_string_equal(keyword(a, "sslrootcert"), "/ca");
+    assert_string_equal(keyword(a, "tcp_user_timeout"), "5000");
+    assert_null(keyword(a, "password"));
+    assert_null(keyword(a, "user"));
+    assert_null(keyword(a, "dbname"));
+    assert_string_equal(b->user, "u@");
+    assert_string_equal(b->password, "pAss");
+    assert_string_equal(b->host, "h,i");
+    assert_string_equal(keyword(b, "sslmode"), "verify-full");
+    assert_string_equal(keyword(b, "application_name"), "x y");
+    assert_string_equal(b->connect_query, "select 2");
+    assert_int_equal(settings_server_lifetime(settings, "b"), 300000000);
+    assert_int_equal(settings_server_lifetime(settings, "a"), 3600000000);
+    assert_non_null(c);
+    assert_null(c->dbname);
+    assert_string_equal(keyword(c, "keepalives_idle"), "9");
+    assert_non_null(settings_find_database(settings, "e"));
+    assert_null(settings_find_database(settings, "f"));
+    assert_string_not_equal(a->identity, b->identity);
+    size_t cursor = 0;
+    assert_ptr_equal(settings_next_database(settings, &cursor), a);
+    assert_ptr_equal(settings_next_database(settings, &cursor), b);
+    assert_ptr_equal(settings_next_database(settings, &cursor), c);
+    assert_non_null(settings_next_database(settings, &cursor));
+    assert_null(settings_next_database(settings, &cursor));
+    settings_release(&settings);
+}
+
+static void
+test_bad_connection_strings(void **state)
+{
+    static const struct
+    {
+        const char *value, *expected;
+    } bad[] = {
+        {"host='x", "E pgkeel.ini:2 a: a quote is not closed after host="},
+        {"host", "expected key=value after the start"},
+        {"password=my secret", "expected key=value after password"},
+        {"hots=x", "a: hots: unknown key (did you mean \"host\"?)"},
+        {"replication=1", "replication: unknown key"},
+        {"port=0", "port: must be between 1 and 65535"},
+        {"port=5432,x", "port: must be between 1 and 65535"},
+        {"pool_size=x", "pool_size: must be a whole number"},
+        {"pool_size=-2", "pool_size: must be between 0"},
+        {"pool_mode=x", "pool_mode: must be one of"},
+        {"auth_user=x", "auth_user: not built yet"},
+        {"gssencmode=prefer", "gssencmode: must be disable"},
+        {"load_balance_hosts=x", "must be one of disable, random"},
+        {"postgresql://u:p%zz@h/d", "E pgkeel.ini:2 a: invalid percent-encoded token\n"},
+        {"postgresql://h/d?pool_siz=1", "pool_siz: unknown key (did you mean \"pool_size\"?)"},
+        {"postgresql://h/d?pool_size=%4", "bad %-escape"},
+        {"postgresql://h/d?x%00y=1", "bad %-escape"},
+    };
+    char text[300];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        snprintf(text, sizeof(text), "[databases]\na = %s", bad[i].value);
+        expect_error(text, bad[i].expected);
+        assert_null(strstr(findings, "secret"));
+    }
+    expect_error("[databases]\na=\na=\n", "pgkeel.ini:3 a: given twice, first at pgkeel.ini:2");
+    expect_error("[databases]\npgbouncer=\n", "this is the name of the console");
+    expect_error("[databases]\n\"\" =\n", "the name is empty");
+    expect_error("[databases]\n"
+                 "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffgggg =\n",
+        "longer than 63 bytes");
+}
+
+static void
+test_users_section(void **state)
+{
+    struct settings *settings = load_good("[databases]\nd = pool_size=4 pool_mode=statement\n*=\n"
+        "[users]\nann = pool_size=9 pool_mode=session max_user_connections=2 query_timeout=3\n"
+        "bob = reserve_pool_size=1 query_wait_timeout=500ms\n");
+
+    (void)state;
+    assert_non_null(strstr(findings, "I pgkeel.ini:5 ann: query_timeout: not built yet"));
+    assert_int_equal(settings_pool_size(settings, "d", "ann"), 9);
+    assert_int_equal(settings_pool_size(settings, "d", "bob"), 4);
+    assert_int_equal(settings_pool_size(settings, "x", "bob"), 20);
+    assert_int_equal(settings_pool_mode(settings, "d", "ann"), POOL_SESSION);
+    assert_int_equal(settings_pool_mode(settings, "d", NULL), POOL_STATEMENT);
+    assert_int_equal(settings_pool_mode(settings, "x", "bob"), POOL_TRANSACTION);
+    assert_int_equal(settings_max_user_connections(settings, "ann"), 2);
+    assert_int_equal(settings_max_user_connections(settings, "bob"), 0);
+    assert_int_equal(settings_reserve_pool_size(settings, "d", "bob"), 1);
+    assert_int_equal(settings_query_wait_timeout(settings, "d", "bob"), 500000);
+    assert_int_equal(settings_query_wait_timeout(settings, "d", "ann"), 120000000);
+    settings_release(&settings);
+    expect_error("[databases]\n*=\n[users]\na = pol_size=1\na =\n",
+        "4 a: pol_size: unknown key (did you mean \"pool_size\"?)");
+    assert_non_null(strstr(findings, ":5 a: given twice, first at pgkeel.ini:4"));
+}
+
+static void
+test_identity_keeps_and_hides(void **state)
+{
+    static const char *const values[] = {"host=h password=secretx", "host=h password=secrety",
+        "host=h", "host=g", "host=h user=u", "host=h dbname=d", "host=h sslmode=require",
+        "host=h connect_query=x"};
+    struct settings *first = load_good("[databases]\na = host=h password=secretx pool_size=1\n");
+    const char *identity = settings_find_database(first, "a")->identity;
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(values); i++) {
+        char text[200];
+        snprintf(text, sizeof(text), "[databases]\na = %s", values[i]);
+        struct settings *other = load_good(text);
+        const char *theirs = settings_find_database(other, "a")->identity;
+        assert_int_equal(strcmp(identity, theirs) == 0, i == 0);
+        assert_null(strstr(theirs, "secret"));
+        settings_release(&other);
+    }
+    settings_release(&first);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_connection_strings),
+        cmocka_unit_test(test_bad_connection_strings),
+        cmocka_unit_test(test_users_section),
+        cmocka_unit_test(test_identity_keeps_and_hides),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
