@@ -55,6 +55,7 @@ struct login
 };
 
 static bool login_admit(struct client *client, struct fail *fail);
+static void take_packets(struct client *client, const uint8_t *data, size_t len);
 
 void
 login_end(struct client *client)
@@ -116,10 +117,15 @@ on_verifier(void *arg, uint64_t ticket, const char *verifier)
 {
     struct crowd *crowd = arg;
     struct client *client = slots_find(&crowd->tickets, ticket);
+    uint8_t *data;
+    size_t len;
 
     if (client != NULL && client->state == CLIENT_VERIFYING) {
         start_scram(client, verifier);
         stream_want_read(&client->stream, true);
+        if (stream_kept(&client->stream, &data, &len) == STREAM_OK) {
+            take_packets(client, data, len);
+        }
     }
 }
 
@@ -388,34 +394,12 @@ take_answer(struct client *client, const uint8_t *data, size_t len)
     return message.len;
 }
 
-void
-login_on_event(struct client *client, unsigned what)
+/* Takes packets as long as they belong to the login; what is left is kept. */
+static void
+take_packets(struct client *client, const uint8_t *data, size_t len)
 {
-    uint8_t *data;
-    size_t len;
-
-    if (what & WATCH_WRITE) {
-        stream_flush(&client->stream);
-    }
-    if (!(what & (WATCH_READ | WATCH_CLOSED))) {
-        return;
-    }
-    if (client->state == CLIENT_VERIFYING || client->state == CLIENT_WELCOME) {
-        /* Whatever it says now is for later. */
-        stream_want_read(&client->stream, false);
-        return;
-    }
-    switch (stream_read(&client->stream, &data, &len)) {
-    case STREAM_OK:
-        break;
-    case STREAM_WAIT:
-        return;
-    case STREAM_EOF:
-    case STREAM_ERROR:
-        client_close(client, NULL);
-        return;
-    }
     size_t taken = 1;
+
     while (len > 0 && taken > 0 && client->state <= CLIENT_LOGIN) {
         taken = client->state == CLIENT_GREETING ? take_first_packet(client, data, len)
                                                  : take_answer(client, data, len);
@@ -427,6 +411,36 @@ login_on_event(struct client *client, unsigned what)
         if (client->handler != NULL) {
             client->handler->on_kept(client);
         }
+    }
+}
+
+void
+login_on_event(struct client *client, unsigned what)
+{
+    uint8_t *data;
+    size_t len;
+
+    if (what & WATCH_WRITE) {
+        stream_flush(&client->stream);
+    }
+    if (!(what & WATCH_READ)) {
+        return;
+    }
+    if (client->state == CLIENT_VERIFYING || client->state == CLIENT_WELCOME) {
+        /* Whatever it says now is for later. */
+        stream_want_read(&client->stream, false);
+        return;
+    }
+    switch (stream_read(&client->stream, &data, &len)) {
+    case STREAM_OK:
+        take_packets(client, data, len);
+        break;
+    case STREAM_WAIT:
+        break;
+    case STREAM_EOF:
+    case STREAM_ERROR:
+        client_close(client, NULL);
+        break;
     }
 }
 

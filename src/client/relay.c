@@ -429,7 +429,8 @@ settle(struct client *client)
         client_close(client, NULL);
     } else if (client->relay.is_leaving && client->state == CLIENT_ACTIVE &&
                (replies_is_empty(&client->lease.backend->replies) ||
-                   replies_wants_more(&client->lease.backend->replies))) {
+                   replies_wants_more(&client->lease.backend->replies) ||
+                   client->relay.client_rest > 0)) {
         client_close(client, NULL);
     }
 }
