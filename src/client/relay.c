@@ -198,6 +198,11 @@ consume(struct client *client, const uint8_t *data, size_t len)
             protocol_error(client, "invalid message length");
             return;
         }
+        if (result == MESSAGE_OK &&
+            message.len > client->crowd->pool.settings->max_packet_size) {
+            protocol_error(client, "message is larger than max_packet_size");
+            return;
+        }
         bool is_whole = result == MESSAGE_OK && message_is_complete(&message, (size_t)(end - data));
         if (!is_whole && (result == MESSAGE_MORE || message.len <= most)) {
             break;

@@ -186,6 +186,26 @@ check_word(struct loader *loader, size_t index, const char *const *allowed)
         conf_keys[index].name, "must be one of %s", list);
 }
 
+/* Keys that are read and checked, but that nothing obeys so far: whoever sets one is told. */
+static void
+check_pending(struct loader *loader)
+{
+    static const int pending[] = {KEY_max_db_client_connections, KEY_max_user_client_connections,
+        KEY_max_prepared_statements, KEY_track_extra_parameters, KEY_application_name_add_host,
+        KEY_log_stats, KEY_stats_period, KEY_server_check_delay, KEY_server_check_query,
+        KEY_server_check_timeout, KEY_server_ping_interval, KEY_server_dead_timeout,
+        KEY_server_max_logins, KEY_pool_recreate_cooldown, KEY_transparent_retry, KEY_retry_buffer,
+        KEY_query_timeout, KEY_transaction_timeout, KEY_idle_transaction_timeout,
+        KEY_suspend_timeout};
+
+    for (size_t i = 0; i < sizeof(pending) / sizeof(pending[0]); i++) {
+        if (loader->settings->internal->origins[pending[i]] != NULL) {
+            loader_report(loader, SETTINGS_WARNING, origin_of(loader->settings, pending[i]),
+                conf_keys[pending[i]].name, "accepted, but not acted on yet");
+        }
+    }
+}
+
 static void
 check_texts(struct loader *loader)
 {
@@ -319,6 +339,7 @@ settings_load(const struct settings_source *source, settings_report_fn *report, 
     environment_load(&loader);
     load_overrides(&loader);
     check_texts(&loader);
+    check_pending(&loader);
     load_userlist(&loader);
     load_databases(&loader);
     choose_auth_type(&loader);

@@ -309,6 +309,20 @@ on_tick(void *arg)
     }
 }
 
+/* How many clients may come: what is configured, or what the limit of descriptors allows. */
+static void
+resolve_limits(struct daemon *daemon)
+{
+    int64_t files = process_raise_files();
+    int64_t wanted = daemon->settings->max_client_conn;
+
+    daemon->crowds.max_client_conn = wanted > 0 ? wanted : files - files / 10 - 64;
+    if (wanted > files) {
+        log_warn("max_client_conn is %" PRId64 ", but the limit of open files is %" PRId64, wanted,
+            files);
+    }
+}
+
 /* ---- reload ---- */
 
 struct both
@@ -348,25 +362,13 @@ daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
         worker_reload(daemon->workers[i], settings);
     }
     pools_reload(daemon->pools, settings);
+    resolve_limits(daemon);
     settings_release(&old);
     log_info("settings reloaded");
     return true;
 }
 
 /* ---- beginning ---- */
-
-static void
-resolve_limits(struct daemon *daemon)
-{
-    int64_t files = process_raise_files();
-    int64_t wanted = daemon->settings->max_client_conn;
-
-    daemon->crowds.max_client_conn = wanted > 0 ? wanted : files - files / 10 - 64;
-    if (wanted > files) {
-        log_warn("max_client_conn is %" PRId64 ", but the limit of open files is %" PRId64, wanted,
-            files);
-    }
-}
 
 static void
 make_workers(struct daemon *daemon)

@@ -479,6 +479,7 @@ pools_tick(struct pools *pools, const struct settings *settings)
     pthread_mutex_lock(&pools->shared.mutex);
     HASH_ITER(hh, pools->shared.all, pool, next) {
         bool is_unused = pool->holders == 0 && settings->autodb_idle_timeout > 0 &&
+                         settings_min_pool_size(settings, pool->database) == 0 &&
                          now_us - pool->unused_since_us > settings->autodb_idle_timeout;
         if (is_unused && ledger_look(&pool->ledger).total == 0) {
             HASH_DELETE(hh, pools->shared.all, pool);
