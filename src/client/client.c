@@ -188,6 +188,13 @@ client_open(struct crowd *crowd, const struct accepted *accepted)
 
 /* ---- the end ---- */
 
+void
+client_send(struct client *client, struct buf *buf)
+{
+    stream_write(&client->stream, buf_head(buf), buf_len(buf));
+    buf_deinit(buf);
+}
+
 static void
 free_now(void *arg)
 {
@@ -290,8 +297,7 @@ client_reject(struct client *client, const struct fail *fail)
     let_go_of_everything(client);
     buf_deinit(&client->stream.in);
     message_add_error(&buf, "FATAL", fail);
-    stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-    buf_deinit(&buf);
+    client_send(client, &buf);
     client_become(client, CLIENT_CLOSING);
     client_limit(client, CLOSING_US);
     stream_want_read(&client->stream, true);

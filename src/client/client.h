@@ -138,6 +138,9 @@ void client_open(struct crowd *crowd, const struct accepted *accepted);
  * lists. */
 void client_become(struct client *client, enum client_state state);
 
+/* Writes what was built and frees it. */
+void client_send(struct client *client, struct buf *buf);
+
 /* Ends the session at once, with everything it holds. fail: why, for the log; NULL: the client's
  * own wish. */
 void client_close(struct client *client, const struct fail *fail);

@@ -10,13 +10,10 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "base/text.h"
-#include "client/deliver.h"
 #include "client/params.h"
-#include "client/relay.h"
 #include "client/verifiers.h"
-#include "client/wait.h"
+#include "client/welcome.h"
 #include "conf/users.h"
-#include "pool/pools.h"
 #include "wire/message.h"
 #include "wire/scram.h"
 #include "wire/startup.h"
@@ -31,30 +28,6 @@ enum
     LOGIN_MESSAGE_MAX = 65536 - 1
 };
 
-enum method
-{
-    METHOD_TRUST,
-    METHOD_PLAIN,
-    METHOD_MD5,
-    METHOD_SCRAM,
-    METHOD_SCRAM_STARTED
-};
-
-struct login
-{
-    enum method method;
-    const char *secret; /* borrows from settings; NULL: unknown user */
-    enum secret_kind secret_kind;
-    struct settings *settings; /* holds: the secret's home */
-    struct scram *scram;       /* owns */
-    uint8_t salt[4];
-    struct vars wanted; /* owns: settings of the first packet */
-    bool is_replication;
-    bool is_console;
-    int64_t waits_since_us;
-};
-
-static bool login_admit(struct client *client, struct fail *fail);
 static void take_packets(struct client *client, const uint8_t *data, size_t len);
 
 void
@@ -68,13 +41,6 @@ login_end(struct client *client)
     explicit_bzero(login, sizeof(*login));
     free(login);
     client->login = NULL;
-}
-
-static void
-send_buf(struct client *client, struct buf *buf)
-{
-    stream_write(&client->stream, buf_head(buf), buf_len(buf));
-    buf_deinit(buf);
 }
 
 static bool
@@ -92,7 +58,7 @@ challenge_sasl(struct client *client)
     struct buf buf = {0};
 
     message_add_auth_sasl(&buf, mechanisms);
-    send_buf(client, &buf);
+    client_send(client, &buf);
     client_become(client, CLIENT_LOGIN);
 }
 
@@ -169,7 +135,7 @@ challenge(struct client *client)
     case METHOD_TRUST:
         break;
     }
-    send_buf(client, &buf);
+    client_send(client, &buf);
     client_become(client, CLIENT_LOGIN);
 }
 
@@ -232,10 +198,10 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
         return false;
     }
     startup_add_negotiation(startup, &buf);
-    send_buf(client, &buf);
+    client_send(client, &buf);
     login->method = choose_method(client, login->settings);
     if (login->method == METHOD_TRUST) {
-        return login_admit(client, fail);
+        return welcome_admit(client, fail);
     }
     challenge(client);
     return true;
@@ -326,7 +292,7 @@ take_scram(struct client *client, const struct message *message, struct fail *fa
         login->method = METHOD_SCRAM_STARTED;
         message_add_auth(&buf, AUTH_SASL_CONTINUE, buf_head(&reply), buf_len(&reply));
         buf_deinit(&reply);
-        send_buf(client, &buf);
+        client_send(client, &buf);
         return true;
     }
     if (!scram_final(login->scram, data, len, &reply, fail)) {
@@ -335,8 +301,8 @@ take_scram(struct client *client, const struct message *message, struct fail *fa
     }
     message_add_auth(&buf, AUTH_SASL_FINAL, buf_head(&reply), buf_len(&reply));
     buf_deinit(&reply);
-    send_buf(client, &buf);
-    return login_admit(client, fail);
+    client_send(client, &buf);
+    return welcome_admit(client, fail);
 }
 
 static bool
@@ -360,7 +326,7 @@ take_password(struct client *client, const struct message *message, struct fail 
     if (!is_right || login->secret == NULL) {
         return wrong_password(client, fail);
     }
-    return login_admit(client, fail);
+    return welcome_admit(client, fail);
 }
 
 /* Handles one answer; returns the bytes it took, 0 to wait for more or when the client is gone. */
@@ -442,163 +408,4 @@ login_on_event(struct client *client, unsigned what)
         client_close(client, NULL);
         break;
     }
-}
-
-/* ---- after the proof ---- */
-
-static void
-send_welcome(struct client *client, const struct vars *reported)
-{
-    const char *name, *value;
-    uint32_t cursor = 0;
-    struct buf buf = {0};
-
-    client_make_key(client);
-    message_add_auth(&buf, AUTH_OK, NULL, 0);
-    while (vars_next(reported, &cursor, &name, &value)) {
-        const char *own = vars_find(&client->vars, name);
-        message_add_parameter(&buf, name, own != NULL ? own : value);
-    }
-    uint32_t secret = htonl(client->key.secret);
-    message_add_key(&buf, client->key.pid, &secret, sizeof(secret));
-    message_add_ready(&buf, 'I');
-    send_buf(client, &buf);
-    stats_add(METRIC_client_logins_total, 1);
-    client->lease.side->counts.logins++;
-    if (client->crowd->pool.settings->log_connections) {
-        client_log(LEVEL_INFO, client, "login ok");
-    }
-    login_end(client);
-    client_become(client, CLIENT_IDLE);
-    stream_want_read(&client->stream, true);
-    client->handler = &relay_handler;
-    client->handler->on_start(client);
-    client->handler->on_kept(client);
-}
-
-/* A backend was granted to learn PostgreSQL's settings or to check the client's. */
-static void
-on_granted(struct lease *lease)
-{
-    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
-    struct vars reported = {0};
-
-    ensure(pool_welcome(lease->side->pool, &reported));
-    client->vars.len = 0;
-    params_start(client, &reported, &client->login->wanted);
-    bool is_done = params_apply(client);
-    if (is_done) {
-        lease_return(lease, false);
-        send_welcome(client, &reported);
-    }
-    vars_deinit(&reported);
-}
-
-static void
-on_refused(struct lease *lease, const struct fail *fail)
-{
-    client_reject((struct client *)((char *)lease - offsetof(struct client, lease)), fail);
-}
-
-static void
-on_backend(struct lease *lease, unsigned what)
-{
-    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
-    struct vars reported = {0};
-    struct fail fail;
-
-    if (!deliver_own(lease, what, &fail)) {
-        lease_discard(lease, &fail);
-        client_reject(client, &fail);
-        return;
-    }
-    if (!replies_is_settled(&lease->backend->replies)) {
-        return;
-    }
-    if (!params_applied(client, &fail)) {
-        lease_return(lease, true);
-        client_reject(client, &fail);
-        return;
-    }
-    ensure(pool_welcome(lease->side->pool, &reported));
-    lease_return(lease, false);
-    send_welcome(client, &reported);
-    vars_deinit(&reported);
-}
-
-static const struct lease_ops login_ops = {on_granted, on_refused, on_backend};
-
-static void
-on_welcome_deadline(struct deadline *deadline)
-{
-    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
-    struct fail fail;
-    int64_t more_us = wait_too_long(client, client->login->waits_since_us, &fail);
-
-    if (more_us > 0) {
-        deadline_start(deadline, client->crowd->pool.loop, more_us, on_welcome_deadline);
-        return;
-    }
-    client_reject(client, &fail);
-}
-
-static bool
-admit_to_console(struct client *client, struct fail *fail)
-{
-    const struct settings *settings = client->login->settings;
-    const char *user = client->identity.user;
-
-    client->identity.is_admin =
-        client->identity.is_admin || settings_lists(settings->admin_users, user);
-    if (!client->identity.is_admin && !settings_lists(settings->stats_users, user)) {
-        return fail_set(fail, "42501", "user \"%s\" may not use the console", user);
-    }
-    if (client->crowd->pool.settings->log_connections) {
-        client_log(LEVEL_INFO, client, "login ok");
-    }
-    login_end(client);
-    client_make_key(client);
-    client_become(client, CLIENT_CONSOLE);
-    client->handler = client->crowd->crowds->console;
-    client->handler->on_start(client);
-    return true;
-}
-
-/* The client is who it says: to the console, or to its pool. */
-static bool
-login_admit(struct client *client, struct fail *fail)
-{
-    struct login *login = client->login;
-    struct crowd *crowd = client->crowd;
-    struct vars reported = {0};
-
-    if (login->is_console) {
-        return admit_to_console(client, fail);
-    }
-    const struct database *database =
-        settings_find_database(login->settings, client->identity.database);
-    if (database == NULL) {
-        return fail_set(fail, "3D000", "database \"%s\" does not exist", client->identity.database);
-    }
-    if (login->is_replication) {
-        return fail_set(fail, "0A000", "replication connections are not supported");
-    }
-    const char *user = database->user != NULL ? database->user : client->identity.user;
-    lease_init(
-        &client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
-    if (pool_welcome(client->lease.side->pool, &reported) &&
-        !params_start(client, &reported, &login->wanted)) {
-        send_welcome(client, &reported);
-        vars_deinit(&reported);
-        return true;
-    }
-    vars_deinit(&reported);
-    client_become(client, CLIENT_WELCOME);
-    login->waits_since_us = loop_now_us(crowd->pool.loop);
-    deadline_start(&client->deadline, crowd->pool.loop,
-        wait_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
-    if (lease_take(&client->lease)) {
-        on_granted(&client->lease);
-    }
-    return true;
 }

@@ -7,6 +7,34 @@
 #pragma once
 
 #include "client/client.h"
+#include "conf/users.h"
+
+struct scram;
+
+/* How a client must prove itself. */
+enum method
+{
+    METHOD_TRUST,
+    METHOD_PLAIN,
+    METHOD_MD5,
+    METHOD_SCRAM,
+    METHOD_SCRAM_STARTED
+};
+
+/* What only the login needs. */
+struct login
+{
+    enum method method;
+    const char *secret; /* borrows from settings; NULL: unknown user */
+    enum secret_kind secret_kind;
+    struct settings *settings; /* holds: the secret's home */
+    struct scram *scram;       /* owns */
+    uint8_t salt[4];
+    struct vars wanted; /* owns: settings of the first packet */
+    bool is_replication;
+    bool is_console;
+    int64_t waits_since_us;
+};
 
 void login_on_event(struct client *client, unsigned what);
 

@@ -82,8 +82,7 @@ wait_skip_request(struct client *client, const uint8_t *data, size_t len)
     }
     if (!client->relay.is_skipping) {
         message_add_ready(&buf, 'I');
-        stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-        buf_deinit(&buf);
+        client_send(client, &buf);
     }
     return used;
 }
@@ -100,8 +99,7 @@ wait_refuse(struct client *client, const struct fail *fail)
     }
     client_become(client, CLIENT_IDLE);
     message_add_error(&buf, "ERROR", fail);
-    stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-    buf_deinit(&buf);
+    client_send(client, &buf);
     client->relay.is_skipping = true;
     client->relay.request_us = 0;
     stream_want_read(&client->stream, true);
@@ -124,8 +122,7 @@ notify(struct client *client)
     client->relay.is_told_to_wait = true;
     fail_set(&notice, "00000", "waiting for a server connection of pool \"%s\"", pool->database);
     message_add_notice(&buf, "NOTICE", &notice);
-    stream_write(&client->stream, buf_head(&buf), buf_len(&buf));
-    buf_deinit(&buf);
+    client_send(client, &buf);
 }
 
 static void

@@ -33,13 +33,6 @@ console_init(struct daemon *daemon)
 }
 
 static void
-send_buf(struct client *client, struct buf *buf)
-{
-    stream_write(&client->stream, buf_head(buf), buf_len(buf));
-    buf_deinit(buf);
-}
-
-static void
 reply_error(struct client *client, const struct fail *fail)
 {
     struct session *session = client->handler_data;
@@ -51,7 +44,7 @@ reply_error(struct client *client, const struct fail *fail)
     } else {
         session->is_skipping = true;
     }
-    send_buf(client, &buf);
+    client_send(client, &buf);
 }
 
 /* The end of a statement: its tag, and ReadyForQuery in the simple protocol. */
@@ -64,7 +57,7 @@ complete(struct client *client, struct buf *buf, const char *tag)
     if (session->is_simple) {
         message_add_ready(buf, 'I');
     }
-    send_buf(client, buf);
+    client_send(client, buf);
 }
 
 static void
@@ -320,7 +313,7 @@ run(struct client *client, const char *sql)
         if (session->is_simple) {
             message_add_ready(&buf, 'I');
         }
-        send_buf(client, &buf);
+        client_send(client, &buf);
         break;
     case ACTION_NOTHING:
         complete(client, &buf, statement.tag);
@@ -381,7 +374,7 @@ take_extended(struct client *client, const struct message *message)
         buf_clear(&buf);
         reply_error(client, &fail);
     }
-    send_buf(client, &buf);
+    client_send(client, &buf);
 }
 
 static void
@@ -394,7 +387,7 @@ take_message(struct client *client, const struct message *message)
     if (message->type == MSG_SYNC) {
         session->is_skipping = false;
         message_add_ready(&buf, 'I');
-        send_buf(client, &buf);
+        client_send(client, &buf);
         return;
     }
     if (session->is_skipping || message->type == MSG_FLUSH) {
@@ -496,7 +489,7 @@ on_start(struct client *client)
     }
     message_add_key(&buf, client->key.pid, &secret, sizeof(secret));
     message_add_ready(&buf, 'I');
-    send_buf(client, &buf);
+    client_send(client, &buf);
 }
 
 static void

@@ -1,0 +1,170 @@
+/* The welcome. Called by client/login; calls the pool, then the handler that serves the client. */
+#include "client/welcome.h"
+
+#include "base/state.h"
+#include "base/stats.h"
+#include "client/deliver.h"
+#include "client/login.h"
+#include "client/params.h"
+#include "client/relay.h"
+#include "client/wait.h"
+#include "pool/pools.h"
+#include "wire/message.h"
+
+#include <arpa/inet.h>
+
+static void
+send_welcome(struct client *client, const struct vars *reported)
+{
+    const char *name, *value;
+    uint32_t cursor = 0;
+    struct buf buf = {0};
+
+    client_make_key(client);
+    message_add_auth(&buf, AUTH_OK, NULL, 0);
+    while (vars_next(reported, &cursor, &name, &value)) {
+        const char *own = vars_find(&client->vars, name);
+        message_add_parameter(&buf, name, own != NULL ? own : value);
+    }
+    uint32_t secret = htonl(client->key.secret);
+    message_add_key(&buf, client->key.pid, &secret, sizeof(secret));
+    message_add_ready(&buf, 'I');
+    client_send(client, &buf);
+    stats_add(METRIC_client_logins_total, 1);
+    client->lease.side->counts.logins++;
+    if (client->crowd->pool.settings->log_connections) {
+        client_log(LEVEL_INFO, client, "login ok");
+    }
+    login_end(client);
+    client_become(client, CLIENT_IDLE);
+    stream_want_read(&client->stream, true);
+    client->handler = &relay_handler;
+    client->handler->on_start(client);
+    client->handler->on_kept(client);
+}
+
+/* A backend was granted to learn PostgreSQL's settings or to check the client's. */
+static void
+on_granted(struct lease *lease)
+{
+    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
+    struct vars reported = {0};
+
+    ensure(pool_welcome(lease->side->pool, &reported));
+    client->vars.len = 0;
+    params_start(client, &reported, &client->login->wanted);
+    bool is_done = params_apply(client);
+    if (is_done) {
+        lease_return(lease, false);
+        send_welcome(client, &reported);
+    }
+    vars_deinit(&reported);
+}
+
+static void
+on_refused(struct lease *lease, const struct fail *fail)
+{
+    client_reject((struct client *)((char *)lease - offsetof(struct client, lease)), fail);
+}
+
+static void
+on_backend(struct lease *lease, unsigned what)
+{
+    struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
+    struct vars reported = {0};
+    struct fail fail;
+
+    if (!deliver_own(lease, what, &fail)) {
+        lease_discard(lease, &fail);
+        client_reject(client, &fail);
+        return;
+    }
+    if (!replies_is_settled(&lease->backend->replies)) {
+        return;
+    }
+    if (!params_applied(client, &fail)) {
+        lease_return(lease, true);
+        client_reject(client, &fail);
+        return;
+    }
+    ensure(pool_welcome(lease->side->pool, &reported));
+    lease_return(lease, false);
+    send_welcome(client, &reported);
+    vars_deinit(&reported);
+}
+
+static const struct lease_ops login_ops = {on_granted, on_refused, on_backend};
+
+static void
+on_welcome_deadline(struct deadline *deadline)
+{
+    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
+    struct fail fail;
+    int64_t more_us = wait_too_long(client, client->login->waits_since_us, &fail);
+
+    if (more_us > 0) {
+        deadline_start(deadline, client->crowd->pool.loop, more_us, on_welcome_deadline);
+        return;
+    }
+    client_reject(client, &fail);
+}
+
+static bool
+admit_to_console(struct client *client, struct fail *fail)
+{
+    const struct settings *settings = client->login->settings;
+    const char *user = client->identity.user;
+
+    client->identity.is_admin =
+        client->identity.is_admin || settings_lists(settings->admin_users, user);
+    if (!client->identity.is_admin && !settings_lists(settings->stats_users, user)) {
+        return fail_set(fail, "42501", "user \"%s\" may not use the console", user);
+    }
+    if (client->crowd->pool.settings->log_connections) {
+        client_log(LEVEL_INFO, client, "login ok");
+    }
+    login_end(client);
+    client_make_key(client);
+    client_become(client, CLIENT_CONSOLE);
+    client->handler = client->crowd->crowds->console;
+    client->handler->on_start(client);
+    return true;
+}
+
+bool
+welcome_admit(struct client *client, struct fail *fail)
+{
+    struct login *login = client->login;
+    struct crowd *crowd = client->crowd;
+    struct vars reported = {0};
+
+    if (login->is_console) {
+        return admit_to_console(client, fail);
+    }
+    const struct database *database =
+        settings_find_database(login->settings, client->identity.database);
+    if (database == NULL) {
+        return fail_set(fail, "3D000", "database \"%s\" does not exist", client->identity.database);
+    }
+    if (login->is_replication) {
+        return fail_set(fail, "0A000", "replication connections are not supported");
+    }
+    const char *user = database->user != NULL ? database->user : client->identity.user;
+    lease_init(
+        &client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
+    if (pool_welcome(client->lease.side->pool, &reported) &&
+        !params_start(client, &reported, &login->wanted)) {
+        send_welcome(client, &reported);
+        vars_deinit(&reported);
+        return true;
+    }
+    vars_deinit(&reported);
+    client_become(client, CLIENT_WELCOME);
+    login->waits_since_us = loop_now_us(crowd->pool.loop);
+    deadline_start(&client->deadline, crowd->pool.loop,
+        wait_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
+    if (lease_take(&client->lease)) {
+        on_granted(&client->lease);
+    }
+    return true;
+}

@@ -1,0 +1,11 @@
+/*
+ * After the proof: to the console, or to a pool and its welcome. A client is welcomed with
+ * PostgreSQL's own settings, so the first one of a pool, and one whose settings PostgreSQL must
+ * check, waits for a backend here.
+ */
+#pragma once
+
+#include "client/client.h"
+
+/* The client is who it says. False with the reason when it may still not come in. */
+must_check bool welcome_admit(struct client *client, struct fail *fail);
