@@ -92,7 +92,7 @@ on_gathered(struct gather *gather)
         const struct session *session = client->handler_data;
         struct show_columns columns = show_columns(gather->show);
         if (session->is_simple) {
-            message_add_row_description(&buf, columns.columns, columns.count);
+            message_add_row_description(&buf, columns.columns, columns.count, false);
         }
         buf_add(&buf, buf_head(&gather->rows), buf_len(&gather->rows));
         complete(client, &buf, "SHOW");
@@ -125,7 +125,7 @@ reply_fake(struct client *client, const struct statement *statement)
     struct buf buf = {0};
 
     if (session->is_simple) {
-        message_add_row_description(&buf, &column, 1);
+        message_add_row_description(&buf, &column, 1, false);
     }
     size_t row = message_begin_row(&buf, 1);
     message_row_text(&buf, statement->fake_value);

@@ -81,7 +81,7 @@ session_bind(struct session *session, struct reader *reader, struct buf *buf, st
 }
 
 static bool
-describe(const char *sql, bool is_admin, struct buf *buf, struct fail *fail)
+describe(const char *sql, bool is_admin, bool is_binary, struct buf *buf, struct fail *fail)
 {
     struct statement statement;
 
@@ -90,10 +90,10 @@ describe(const char *sql, bool is_admin, struct buf *buf, struct fail *fail)
     }
     if (statement.action == ACTION_SHOW) {
         struct show_columns columns = show_columns(statement.show);
-        message_add_row_description(buf, columns.columns, columns.count);
+        message_add_row_description(buf, columns.columns, columns.count, is_binary);
     } else if (statement.action == ACTION_FAKE) {
         struct message_column column = {statement.fake_name, OID_TEXT};
-        message_add_row_description(buf, &column, 1);
+        message_add_row_description(buf, &column, 1, is_binary);
     } else {
         message_add_simple(buf, MSG_NO_DATA);
     }
@@ -114,7 +114,8 @@ session_describe(struct session *session, bool is_admin, struct reader *reader, 
     if (what == 'S') {
         message_add_no_parameters(buf);
     }
-    return describe(sql, is_admin, buf, fail);
+    /* A statement does not know yet in which format its portals will be wanted. */
+    return describe(sql, is_admin, what != 'S' && session->portal_binary, buf, fail);
 }
 
 bool

@@ -386,7 +386,8 @@ size_of_type(enum message_oid type)
 }
 
 void
-message_add_row_description(struct buf *buf, const struct message_column *columns, uint16_t count)
+message_add_row_description(
+    struct buf *buf, const struct message_column *columns, uint16_t count, bool is_binary)
 {
     size_t begin = message_begin(buf, MSG_ROW_DESCRIPTION);
 
@@ -398,7 +399,7 @@ message_add_row_description(struct buf *buf, const struct message_column *column
         buf_add_u32(buf, (uint32_t)columns[i].type);
         buf_add_u16(buf, size_of_type(columns[i].type));
         buf_add_u32(buf, (uint32_t)-1); /* no type modifier */
-        buf_add_u16(buf, 0);            /* text */
+        buf_add_u16(buf, is_binary ? 1 : 0);
     }
     message_end(buf, begin);
 }

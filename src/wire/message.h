@@ -227,9 +227,9 @@ struct message_column
     enum message_oid type;
 };
 
-/* RowDescription, all columns in text format. */
+/* RowDescription, all columns in the same format. */
 void message_add_row_description(
-    struct buf *buf, const struct message_column *columns, uint16_t count);
+    struct buf *buf, const struct message_column *columns, uint16_t count, bool is_binary);
 
 /* DataRow: begin, exactly count values, message_end(). */
 size_t message_begin_row(struct buf *buf, uint16_t count);

@@ -263,7 +263,7 @@ test_made_rows(void **state)
     struct buf buf = {0};
 
     (void)state;
-    message_add_row_description(&buf, columns, 3);
+    message_add_row_description(&buf, columns, 3, false);
     CHECK(buf, "T\0\0\0\102\0\3"
                "n\0\0\0\0\0\0\0\0\0\0\24\0\10\377\377\377\377\0\0"
                "t\0\0\0\0\0\0\0\0\0\0\31\377\377\377\377\377\377\0\0"
