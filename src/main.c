@@ -97,6 +97,13 @@ print_finding(void *arg, enum settings_severity severity, const char *place, con
         stderr, "%s: %s%s%s%s\n", place, words[severity], key, key[0] != '\0' ? ": " : "", text);
 }
 
+static void
+ignore_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
+    const char *text)
+{
+    (void)arg, (void)severity, (void)place, (void)key, (void)text;
+}
+
 /* Returns -1 to go on, or the exit status. */
 static int
 read_command(int argc, char **argv, struct command *command)
