@@ -186,9 +186,11 @@ main(int argc, char **argv)
     command.daemon.source.environment = environ;
     command.daemon.source.overrides = command.overrides;
     command.daemon.source.parse_conninfo = dial_parse_conninfo;
-    struct settings *settings = settings_load(&command.daemon.source, print_finding, NULL);
-    bool wants_defaults =
-        settings == NULL && command.action == ACTION_PRINT && command.daemon.source.path == NULL;
+    /* The reference and the sample are printed without any settings, too. */
+    bool wants_defaults = command.action == ACTION_PRINT && command.daemon.source.path == NULL &&
+                          getenv("DATABASE_URL") == NULL;
+    settings_report_fn *report = wants_defaults ? ignore_finding : print_finding;
+    struct settings *settings = settings_load(&command.daemon.source, report, NULL);
     if (settings == NULL && !wants_defaults) {
         return EXIT_FAILURE;
     }
