@@ -127,10 +127,22 @@ take_parameter(const char *start, size_t len, parameter_fn *take, void *arg, boo
     return is_good;
 }
 
+/* The ? before the parameters. As in libpq, one that stands before the first @ or / belongs to the
+ * user or the password when an @ follows. */
+static char *
+find_parameters(char *url)
+{
+    char *scheme_end = strstr(url, "://");
+    char *start = scheme_end == NULL ? url : scheme_end + 3;
+    size_t len = strcspn(start, "@/");
+
+    return strchr(start[len] == '@' ? start + len + 1 : start, '?');
+}
+
 bool
 url_split(char *url, parameter_fn *take, void *arg)
 {
-    char *question = strchr(url, '?');
+    char *question = find_parameters(url);
     char *at = question == NULL ? NULL : question + 1;
     char *to = at;
 

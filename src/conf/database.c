@@ -415,6 +415,27 @@ check_name(struct draft *draft, const char *name)
     }
 }
 
+/* What is read, but will not do what its writer thinks. */
+static void
+warn(struct draft *draft)
+{
+    const char *at = draft->raw->value;
+
+    if (draft->entry->database.max_db_client_connections > 0) {
+        complain(draft, SETTINGS_WARNING, "max_db_client_connections",
+            "accepted, but not acted on yet");
+    }
+    /* To PgBouncer a backslash is a letter like any other; to libpq it is not. */
+    while (!is_url(draft->raw->value) && (at = strchr(at, '\\')) != NULL) {
+        if (at[1] == '\0' || strchr("'\\ ", at[1]) == NULL) {
+            complain(draft, SETTINGS_WARNING, "",
+                "a backslash only takes away the meaning of what follows; for itself write two");
+            return;
+        }
+        at += 2;
+    }
+}
+
 /* DATABASE_URL: its user is who clients log in as, too. */
 static void
 add_login(struct draft *draft)
@@ -501,6 +522,7 @@ database_read(struct loader *loader, const struct raw_database *raw)
     } else if (!pairs_split(text, take_pair, &draft, why, sizeof(why))) {
         complain(&draft, SETTINGS_ERROR, "", "%s", why);
     }
+    warn(&draft);
     if (raw->is_login) {
         add_login(&draft);
     }

@@ -51,6 +51,7 @@ struct reader
 };
 
 static void read_file(struct reader *reader);
+static void take(struct reader *reader, const char *name, const char *value);
 
 __attribute__((format(printf, 4, 5))) static void
 complain(struct reader *reader, enum settings_severity severity, const char *key,
@@ -81,6 +82,13 @@ enter_section(struct reader *reader, const char *line, size_t len)
     if (bracket == NULL) {
         complain(reader, SETTINGS_ERROR, "", "the ] of a section is missing");
         return;
+    }
+    const char *rest = bracket + 1;
+    while (rest < line + len && isblank((unsigned char)*rest)) {
+        rest++;
+    }
+    if (rest < line + len && *rest != ';' && *rest != '#') {
+        complain(reader, SETTINGS_ERROR, "", "unexpected text after the ] of a section");
     }
     snprintf(name, sizeof(name), "%.*s", (int)(bracket - line - 1), line + 1);
     for (size_t i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
@@ -128,7 +136,11 @@ include(struct reader *reader, const char *line, size_t len)
         complain(reader, SETTINGS_ERROR, "", "unknown directive (expected %%include file)");
         return;
     }
+    if (reader->loader->is_too_deep) {
+        return; /* each file of a loop would be read many times over */
+    }
     if (child.depth > DEEPEST_INCLUDE) {
+        reader->loader->is_too_deep = true;
         complain(reader, SETTINGS_ERROR, "", "more than %d files include each other",
             DEEPEST_INCLUDE);
         return;
@@ -154,6 +166,53 @@ include(struct reader *reader, const char *line, size_t len)
         free(text);
     }
     free(path);
+    free(name);
+}
+
+/* PgBouncer's names in double quotes, "" inside for one: takes the quotes off in place. Returns
+ * what follows, NULL when the quote is open. */
+static char *
+unquote(char *name)
+{
+    char *to = name;
+    char *from = name + 1;
+
+    for (; *from != '\0' && (*from != '"' || from[1] == '"'); from++) {
+        from += *from == '"' ? 1 : 0;
+        *to++ = *from;
+    }
+    if (*from == '\0') {
+        return NULL;
+    }
+    *to = '\0';
+    return from + 1;
+}
+
+/* "name" = value: not for inih, which would split at a = or : inside the name. */
+static void
+take_quoted(struct reader *reader, const char *line, size_t len)
+{
+    char *name = strndup(line, len);
+
+    if (name == NULL) {
+        mem_exhausted(len);
+    }
+    char *value = unquote(name);
+    while (value != NULL && isblank((unsigned char)*value)) {
+        value++;
+    }
+    if (value == NULL) {
+        complain(reader, SETTINGS_ERROR, "", "the quote of a name is not closed");
+    } else if (*value != '=') {
+        complain(reader, SETTINGS_ERROR, "", "expected \"name\" = value");
+    } else {
+        value++;
+        while (isblank((unsigned char)*value)) {
+            value++;
+        }
+        take(reader, name, value);
+    }
+    explicit_bzero(name, len);
     free(name);
 }
 
@@ -189,6 +248,10 @@ is_pair(struct reader *reader, const char *line, size_t len)
     }
     if (*line == '%') {
         include(reader, line, len);
+        return false;
+    }
+    if (*line == '"') {
+        take_quoted(reader, line, len);
         return false;
     }
     /* inih would also split at a colon. */
@@ -232,22 +295,6 @@ feed(char *to, int size, void *stream)
 
 /* --- Pairs --- */
 
-/* PgBouncer's names in double quotes, "" inside for one. */
-static void
-unquote(char *name)
-{
-    char *to = name;
-
-    if (name[0] != '"') {
-        return;
-    }
-    for (char *from = name + 1; *from != '\0' && (*from != '"' || from[1] == '"'); from++) {
-        from += *from == '"' ? 1 : 0;
-        *to++ = *from;
-    }
-    *to = '\0';
-}
-
 static void
 add_database(struct reader *reader, const char *place, const char *name, const char *value)
 {
@@ -275,25 +322,20 @@ add_setting(struct reader *reader, const char *place, const char *name, const ch
     loader_set(reader->loader, place, name, value);
 }
 
-static int
-take_pair(void *arg, const char *inih_section, const char *key, const char *value)
+static void
+take(struct reader *reader, const char *name, const char *value)
 {
-    struct reader *reader = arg;
     char place[PLACE_SIZE];
-    char *name = mem_string(key);
 
-    (void)inih_section; /* does not know the including file's */
     snprintf(place, sizeof(place), "%s:%d", reader->path, reader->line);
     switch (*reader->section) {
     case SECTION_NONE:
         complain(reader, SETTINGS_ERROR, name, "stands before the first [section]");
         break;
     case SECTION_DATABASES:
-        unquote(name);
         add_database(reader, place, name, value);
         break;
     case SECTION_USERS:
-        unquote(name);
         user_settings_read(reader->loader, place, name, value);
         break;
     case SECTION_SETTINGS:
@@ -303,7 +345,13 @@ take_pair(void *arg, const char *inih_section, const char *key, const char *valu
     case SECTION_UNKNOWN:
         break;
     }
-    free(name);
+}
+
+static int
+take_pair(void *arg, const char *inih_section, const char *name, const char *value)
+{
+    (void)inih_section; /* does not know the including file's */
+    take(arg, name, value);
     return 1;
 }
 

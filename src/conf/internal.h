@@ -112,6 +112,7 @@ struct loader
     struct raw_database *raw;     /* owns; hash by name */
     struct raw_database *unnamed; /* owns; DATABASE_URL, or NULL */
     bool has_failed;
+    bool is_too_deep; /* files include each other; no more is included */
 };
 
 /* --- keys.c --- */

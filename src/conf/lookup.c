@@ -29,7 +29,7 @@ static const struct
         offsetof(struct user_settings, query_wait_timeout)},
 };
 
-/* PgBouncer's, for which only the global value is looked at yet. */
+/* PgBouncer's, which nothing obeys for single users so far. */
 static const char *const passed_over[] = {"query_timeout", "idle_transaction_timeout",
     "transaction_timeout", "client_idle_timeout", "max_user_client_connections"};
 
@@ -63,8 +63,8 @@ take_pair(void *arg, const char *key, const char *value)
     for (size_t i = 0; i < sizeof(passed_over) / sizeof(passed_over[0]); i++) {
         guess_consider(&guess, key, passed_over[i]);
         if (strcmp(passed_over[i], key) == 0) {
-            loader_report(draft->loader, SETTINGS_INFO, draft->place, path,
-                "not built yet for single users: the global value counts");
+            loader_report(draft->loader, SETTINGS_WARNING, draft->place, path,
+                "accepted, but not acted on yet for single users");
             return;
         }
     }
@@ -81,6 +81,10 @@ user_settings_read(
     struct draft draft = {loader, place, NULL};
     char why[200];
 
+    if (name[0] == '\0') {
+        loader_report(loader, SETTINGS_ERROR, place, "", "the name is empty");
+        return;
+    }
     HASH_FIND_STR(*users, name, user);
     if (user != NULL) {
         loader_report(
@@ -191,6 +195,15 @@ settings_max_db_connections(const struct settings *settings, const char *databas
     const struct database *d = settings_find_database(settings, database);
 
     return first_set(NOT_SET, OF(d, max_db_connections), settings->max_db_connections);
+}
+
+int64_t
+settings_max_db_client_connections(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+
+    return first_set(
+        NOT_SET, OF(d, max_db_client_connections), settings->max_db_client_connections);
 }
 
 int64_t

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "wire/scram.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -53,7 +54,7 @@ users_free(struct users **users)
 static enum secret_kind
 kind_of(const char *secret)
 {
-    if (strncmp(secret, "SCRAM-SHA-256$", 14) == 0) {
+    if (scram_is_verifier(secret)) {
         return SECRET_SCRAM;
     }
     if (strncmp(secret, "md5", 3) == 0 && strlen(secret) == 35 &&
@@ -134,6 +135,20 @@ read_quoted(const char **at, const char *end, char *to, size_t size)
     return "a quote is not closed";
 }
 
+/* A damaged verifier would refuse every password, without a word why. */
+static const char *
+check_secret(const char *secret)
+{
+    struct scram_verifier verifier;
+
+    if (!scram_is_verifier(secret)) {
+        return NULL;
+    }
+    bool is_good = scram_verifier_parse(secret, &verifier);
+    scram_verifier_wipe(&verifier);
+    return is_good ? NULL : "expected SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey";
+}
+
 static const char *
 parse_line(struct users *users, const char *line, const char *end)
 {
@@ -152,6 +167,9 @@ parse_line(struct users *users, const char *line, const char *end)
     }
     if (why == NULL) {
         why = read_quoted(&line, end, secret, sizeof(secret));
+    }
+    if (why == NULL) {
+        why = check_secret(secret);
     }
     if (why == NULL) {
         users_add(users, name, secret);

@@ -283,7 +283,9 @@ replies_take(struct replies *replies, const struct message *message)
     }
     unsigned head = ON(kind_at(replies, 0));
     bool is_ours = (*entry(replies, 0) & OWNER_BIT) != 0;
-    if (!(expected->answers & head)) {
+    bool is_copy = message->type == MSG_COPY_DATA || message->type == MSG_COPY_DONE;
+    bool is_copying = replies->copy == COPY_OUT || replies->copy == COPY_BOTH;
+    if (!(expected->answers & head) || (is_copy && !is_copying)) {
         return REPLY_UNEXPECTED;
     }
     if (message->type == MSG_READY) {

@@ -157,3 +157,132 @@ def test_connects_and_disconnects_leave_nothing_behind(pooler):
     wait_until(lambda: pooler.log().count("client left") == 400)
     assert pooler.fd_count() <= files + 5  # its pool may have grown to its limit meanwhile
     assert pooler.rss_kb() - memory < 3000
+
+
+def test_quit_signal_ends_at_once_and_tells_everybody(postgres, pooler):
+    with pooler.wire() as busy, pooler.wire() as idle:
+        busy.send_raw(w.query("SELECT pg_sleep(30)"))
+        wait_until(lambda: postgres.backends("query LIKE '%pg_sleep(30)%' AND state = 'active'"))
+        assert pooler.stop(signal.SIGQUIT, 5) == 0
+        assert fatal_of(idle) == ["57P01"]
+        assert fatal_of(busy) == ["57P01"]
+    wait_until(lambda: not postgres.backends("usename = 'app' AND state <> 'active'"))
+
+
+def test_leaving_process_accepts_nobody(pooler):
+    with pooler.wire() as busy:
+        busy.query("BEGIN")
+        os.kill(pooler.pid, signal.SIGTERM)
+        pooler.wait_for_log("shutting down")
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", pooler.port)) != 0, what="a closed port")
+        assert not (pooler.dir / f".s.PGSQL.{pooler.port}").exists()
+        busy.query("COMMIT")
+    assert pooler.wait() == 0
+
+
+def test_running_query_is_finished_before_the_end(postgres, pooler):
+    with pooler.wire() as busy:
+        busy.send_raw(w.query("SELECT pg_sleep(0.5), 'done'"))
+        wait_until(lambda: postgres.backends("query LIKE '%done%' AND state = 'active'"))
+        os.kill(pooler.pid, signal.SIGTERM)
+        answer = busy.recv_all()
+        assert w.rows(answer) == [("", "done")]
+        assert [fields["C"] for fields in w.errors(answer)] == ["57P01"]
+    assert pooler.wait() == 0
+
+
+def test_hangup_leaves_the_renamed_log_alone_and_changes_settings(postgres, start_pooler, tmp_path):
+    log, old = tmp_path / "pgkeel.log", tmp_path / "old.log"
+    pooler = start_pooler(postgres, logfile=str(log), pool_size=3)
+    log.rename(old)
+    pooler.set_ini(pooler.ini_path.read_text().replace("default_pool_size = 3", "default_pool_size = 4"))
+    pooler.reload()
+    wait_until(lambda: log.exists() and "settings reloaded" in log.read_text())
+    size = len(old.read_text())
+    config = {row["key"]: row["value"] for row in pooler.admin("SHOW CONFIG")}
+    assert config["default_pool_size"] == "4"
+    wait_until(lambda: "client left" in log.read_text())
+    assert len(old.read_text()) == size
+
+
+def test_hangup_with_a_broken_file_keeps_serving(pooler):
+    pooler.set_ini(pooler.ini_path.read_text() + "nonsense = 1\n")
+    with pooler.wire() as client:
+        pooler.reload()
+        pooler.wait_for_log("reload failed")
+        assert client.value("SELECT 1") == "1"
+    assert pooler.log_contains(r"ERROR.*pgkeel\.ini:\d+: nonsense: unknown key")
+
+
+def test_start_after_kill_9_replaces_pid_file_and_socket(postgres, start_pooler, tmp_path):
+    path = tmp_path / "pgkeel.pid"
+    pooler = start_pooler(postgres, pidfile=str(path))
+    assert pooler.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert path.exists() and (pooler.dir / f".s.PGSQL.{pooler.port}").exists()
+    pooler.process = None
+    pooler.start()
+    assert int(path.read_text()) == pooler.pid
+    assert pooler.admin("SHOW VERSION")
+
+
+def test_pid_file_with_the_number_of_a_stranger_is_replaced(postgres, start_pooler, tmp_path):
+    path = tmp_path / "pgkeel.pid"
+    for text in (f"{os.getpid()}\n", "nonsense\n", "", "-1\n", "99999999999999999999\n"):
+        path.write_text(text)
+        pooler = start_pooler(postgres, pidfile=str(path))
+        assert path.read_text() == f"{pooler.pid}\n"
+        assert pooler.stop() == 0
+        assert not path.exists()
+
+
+def test_background_needs_somewhere_to_log(postgres, start_pooler):
+    status, said = start_pooler(postgres, args=["-d"], start=False).run()
+    assert status == 1 and "logfile or syslog" in said
+
+
+def test_failed_start_takes_no_pid_file_away_and_leaves_none(postgres, start_pooler, tmp_path):
+    path = tmp_path / "pgkeel.pid"
+    assert start_pooler(postgres, port=postgres.port, pidfile=str(path), start=False).run()[0] == 1
+    assert not path.exists()
+
+
+def test_every_line_of_a_json_log_is_json_whatever_clients_say(postgres, start_pooler):
+    pooler = start_pooler(postgres, log_format="json", args=["-v", "-v"])
+    for name in ('quote"', "back\\slash", "new\nline", "\x01\x1b[31m", "\u00e4\u20ac", "%s%n", "x" * 300):
+        with pooler.dial() as client, pytest.raises(w.ServerError):
+            client.startup(name, name, application_name=name).login("wrong")
+        with pooler.wire(application_name=name) as client:
+            client.query(f"SELECT nonsense -- {name}")
+    pooler.wait_for_log("client left")
+    assert pooler.stop() == 0
+    for line in pooler.log().splitlines():
+        assert isinstance(json.loads(line), dict), line
+
+
+def test_connect_and_close_leaves_no_line(pooler):
+    before = pooler.log()
+    for _ in range(20):
+        socket.create_connection(("127.0.0.1", pooler.port)).close()
+        pooler.dial(unix=True).close()
+        pooler.dial().reset()
+    # A client after them is the event to wait for; only it may speak.
+    with pooler.wire("ann"):
+        pass
+    pooler.wait_for_log("client left")
+    said = pooler.log()[len(before):].splitlines()
+    assert [line for line in said if "ann" not in line] == []
+
+
+def test_half_logins_leave_no_descriptors(pooler):
+    def some():
+        for number in range(100):
+            with pooler.dial(unix=number % 2 == 0) as client:
+                client.send_raw(w.startup_packet("app", "app")[:number % 20])
+            with pooler.dial() as client, pytest.raises(w.ServerError):
+                client.startup("app", "app").login("wrong")
+    some()
+    files, memory = pooler.fd_count(), pooler.rss_kb()
+    for _ in range(2):
+        some()
+    wait_until(lambda: pooler.fd_count() <= files + 1, what="descriptors closed")
+    assert pooler.rss_kb() - memory < 3000

@@ -110,7 +110,7 @@ test_users_section(void **state)
         "bob = reserve_pool_size=1 query_wait_timeout=500ms\n");
 
     (void)state;
-    assert_non_null(strstr(findings, "I pgkeel.ini:5 ann: query_timeout: not built yet"));
+    assert_non_null(strstr(findings, "W pgkeel.ini:5 ann: query_timeout: accepted, but"));
     assert_int_equal(settings_pool_size(settings, "d", "ann"), 9);
     assert_int_equal(settings_pool_size(settings, "d", "bob"), 4);
     assert_int_equal(settings_pool_size(settings, "x", "bob"), 20);
@@ -126,6 +126,70 @@ test_users_section(void **state)
     expect_error("[databases]\n*=\n[users]\na = pol_size=1\na =\n",
         "4 a: pol_size: unknown key (did you mean \"pool_size\"?)");
     assert_non_null(strstr(findings, ":5 a: given twice, first at pgkeel.ini:4"));
+}
+
+static void
+test_names_in_quotes(void **state)
+{
+    struct settings *settings = load_good("[databases]\n\"a:b=c\" = host=colon\n\"d\"=host=d \n"
+        "[users]\n\"x = \"\"y\"\"\" = pool_size=3\n");
+
+    (void)state;
+    assert_string_equal(settings_find_database(settings, "a:b=c")->host, "colon");
+    assert_string_equal(settings_find_database(settings, "d")->host, "d");
+    assert_int_equal(settings_pool_size(settings, "d", "x = \"y\""), 3);
+    settings_release(&settings);
+    expect_error("[databases]\n\"open = password=secret\n", "E pgkeel.ini:2 : the quote of a name");
+    assert_null(strstr(findings, "secret"));
+    expect_error("[databases]\n\"open\"\"", "the quote of a name is not closed");
+    expect_error("[databases]\n\"", "the quote of a name is not closed");
+    expect_error("[databases]\n\"a\" b = x", "expected \"name\" = value");
+    expect_error("[databases]\n\"a\"", "expected \"name\" = value");
+    expect_error("[databases]\n*=\n[users]\n\"\" = pool_size=1", "4 : the name is empty");
+}
+
+/* As libpq reads it: the password ends at the @, whatever is in it. */
+static void
+test_question_mark_in_a_password(void **state)
+{
+    static const char *const urls[] = {"postgresql://u:p?q@h/d?pool_size=3&sslmode=require",
+        "postgresql://u:p?q@h?pool_size=3&dbname=d&sslmode=require",
+        "postgres://u:p?q@/d?host=h&sslmode=require&pool_size=3"};
+    char text[200];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(urls); i++) {
+        snprintf(text, sizeof(text), "[databases]\na = %s", urls[i]);
+        struct settings *settings = load_good(text);
+        const struct database *a = settings_find_database(settings, "a");
+        assert_string_equal(a->password, "p?q");
+        assert_string_equal(a->host, "h");
+        assert_string_equal(a->dbname, "d");
+        assert_int_equal(a->pool_size, 3);
+        assert_string_equal(keyword(a, "sslmode"), "require");
+        settings_release(&settings);
+    }
+}
+
+static void
+test_warns_of_what_will_surprise(void **state)
+{
+    struct settings *settings = load_good("[databases]\na = password=se\\cret\n"
+        "b = password='a\\'b\\\\c' dbname=x\\ y\nc = max_db_client_connections=5\n"
+        "d = max_db_client_connections=0\ne = postgresql://h/x?options=a\\b\n");
+
+    (void)state;
+    assert_non_null(strstr(findings, "W pgkeel.ini:2 a: a backslash only takes away"));
+    assert_non_null(strstr(findings, "W pgkeel.ini:4 c: max_db_client_connections: accepted"));
+    assert_null(strstr(findings, ":3 "));
+    assert_null(strstr(findings, ":5 "));
+    assert_null(strstr(findings, ":6 "));
+    assert_null(strstr(findings, "cret"));
+    assert_string_equal(settings_find_database(settings, "b")->password, "a'b\\c");
+    assert_string_equal(settings_find_database(settings, "b")->dbname, "x y");
+    assert_int_equal(settings_max_db_client_connections(settings, "c"), 5);
+    assert_int_equal(settings_max_db_client_connections(settings, "a"), 0);
+    settings_release(&settings);
 }
 
 static void
@@ -157,6 +221,9 @@ main(void)
         cmocka_unit_test(test_connection_strings),
         cmocka_unit_test(test_bad_connection_strings),
         cmocka_unit_test(test_users_section),
+        cmocka_unit_test(test_names_in_quotes),
+        cmocka_unit_test(test_question_mark_in_a_password),
+        cmocka_unit_test(test_warns_of_what_will_surprise),
         cmocka_unit_test(test_identity_keeps_and_hides),
     };
 

@@ -10,6 +10,9 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define BYTES(text) text, sizeof(text) - 1
+#define VERIFIER                                                                                   \
+    "SCRAM-SHA-256$4096:c2FsdA==$"                                                                 \
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="
 
 struct findings
 {
@@ -35,7 +38,7 @@ test_reads_lines(void **state)
                                "\"b\"\"ob\" \"q\"\"q\" more\n"
                                "\"m\" \"md50123456789abcdef0123456789abcdef\"\n"
                                "\"n\" \"md5short\"\n\"e\" \"\"\n"
-                               "\"s\"\t\"SCRAM-SHA-256$4096:c2FsdA==$a:b\"";
+                               "\"s\"\t\"" VERIFIER "\"";
     static const struct
     {
         const char *name, *secret;
@@ -46,7 +49,7 @@ test_reads_lines(void **state)
         {"m", "md50123456789abcdef0123456789abcdef", SECRET_MD5},
         {"n", "md5short", SECRET_PLAIN},
         {"e", "", SECRET_PLAIN},
-        {"s", "SCRAM-SHA-256$4096:c2FsdA==$a:b", SECRET_SCRAM},
+        {"s", VERIFIER, SECRET_SCRAM},
     };
     struct users *users = users_new();
     struct findings findings = {0};
@@ -84,6 +87,10 @@ test_reports_bad_lines_and_goes_on(void **state)
         {BYTES("\n\"\" \"x\""), "the name is empty"},
         {BYTES("\n\"a\0b\" \"x\""), "contains a zero byte"},
         {BYTES("\n\"a\" \"\0\""), "contains a zero byte"},
+        {BYTES("\n\"a\" \"SCRAM-SHA-256$4096:c2FsdA==$a:b\""),
+            "expected SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"},
+        {BYTES("\n\"a\" \"SCRAM-SHA-256$\""),
+            "expected SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"},
     };
 
     (void)state;
