@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-/* A conversation: '>' before what was sent, '<' before what came, in the order of time. Z is ReadyForQuery 'I', z 'T'.
- * After it, whether all is settled. A reply in lower bars '!' is expected to be refused. */
+/* A conversation: what follows ">" was sent, what follows "<" came, in the order of time. Z is
+ * ReadyForQuery "I", z "T"; a reply before "!" must be refused. Then whether all is settled. */
 static const struct conversation
 {
     const char *what;
