@@ -50,6 +50,7 @@ protocol_error(struct client *client, const char *text)
 static bool
 lease_begins(struct client *client)
 {
+    client->lease.side->counts.assignments++;
     if (!params_apply(client)) {
         client_become(client, CLIENT_PREPARING);
         return false;
@@ -94,6 +95,8 @@ on_granted(struct lease *lease)
     struct client *client = client_of(lease);
 
     ensure(client->state == CLIENT_WAITING);
+    lease->side->counts.wait_us +=
+        (uint64_t)(loop_now_us(client->crowd->pool.loop) - lease->waiter.since_us);
     if (lease_begins(client)) {
         stream_want_read(&client->stream, !client->relay.is_leaving);
         relay_handler.on_kept(client);
@@ -152,6 +155,9 @@ admit_message(struct client *client, const struct message *message)
         protocol_error(client, "invalid frontend message type");
         return GATE_STOP;
     }
+    client->lease.side->counts.client_parses += message->type == MSG_PARSE;
+    client->lease.side->counts.server_parses += message->type == MSG_PARSE;
+    client->lease.side->counts.binds += message->type == MSG_BIND;
     return GATE_FORWARD;
 }
 
@@ -198,8 +204,7 @@ consume(struct client *client, const uint8_t *data, size_t len)
             protocol_error(client, "invalid message length");
             return;
         }
-        if (result == MESSAGE_OK &&
-            message.len > client->crowd->pool.settings->max_packet_size) {
+        if (result == MESSAGE_OK && message.len > client->crowd->pool.settings->max_packet_size) {
             protocol_error(client, "message is larger than max_packet_size");
             return;
         }

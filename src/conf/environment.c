@@ -114,7 +114,9 @@ take_key(struct loader *loader, const char *variable, const char *value)
         return;
     }
     if (is_key(name)) {
-        loader_set(loader, "environment", name, value);
+        char place[PLACE_SIZE];
+        snprintf(place, sizeof(place), "environment %s", variable); /* may end in _FILE */
+        loader_set(loader, place, name, value);
     } else {
         report_unknown(loader, variable, name);
     }

@@ -377,6 +377,7 @@ ini_load(struct loader *loader)
     } else if (source->path != NULL) {
         text = loader_read_file(source->path, &len);
         if (text == NULL) {
+            loader->is_unread = true;
             loader_report(
                 loader, SETTINGS_ERROR, source->path, "", "cannot be read: %s", strerror(errno));
         }

@@ -112,6 +112,7 @@ struct loader
     struct raw_database *raw;     /* owns; hash by name */
     struct raw_database *unnamed; /* owns; DATABASE_URL, or NULL */
     bool has_failed;
+    bool is_unread;   /* the file could not be read, so nothing of it is missing */
     bool is_too_deep; /* files include each other; no more is included */
 };
 

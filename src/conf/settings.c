@@ -263,6 +263,18 @@ load_userlist(struct loader *loader)
     free(text);
 }
 
+/* Where what is missing would have been looked for. */
+static const char *
+main_place(const struct loader *loader)
+{
+    const struct settings_source *source = loader->source;
+
+    if (source->path != NULL) {
+        return source->path;
+    }
+    return source->text != NULL ? "pgkeel.ini" : "environment";
+}
+
 static void
 load_databases(struct loader *loader)
 {
@@ -278,10 +290,9 @@ load_databases(struct loader *loader)
     {
         database_read(loader, raw);
     }
-    if (HASH_COUNT(internal->databases) == 0 && loader->unnamed == NULL && loader->raw == NULL) {
-        loader_report(loader, SETTINGS_ERROR, loader->source->path == NULL ? "environment" :
-            loader->source->path, "", "no database is configured: set DATABASE_URL or write a "
-            "[databases] section");
+    if (!loader->is_unread && loader->unnamed == NULL && loader->raw == NULL) {
+        loader_report(loader, SETTINGS_ERROR, main_place(loader), "",
+            "no database is configured: set DATABASE_URL or write a [databases] section");
     }
     internal->order = mem_new((HASH_COUNT(internal->databases) + 1) * sizeof(*internal->order));
     size_t count = 0;
@@ -301,9 +312,12 @@ choose_auth_type(struct loader *loader)
     if (is_plain && settings->internal->origins[KEY_auth_type] == NULL) {
         loader_set(loader, "environment", "auth_type", "scram-sha-256");
     }
-    if (users_count(loader->users) == 0 && settings->auth_type != AUTH_TYPE_ANY) {
-        loader_report(loader, SETTINGS_WARNING, origin_of(settings, KEY_auth_file), "auth_file",
-            "no user is known, so nobody can log in");
+    /* After an error it would only repeat what follows from that. */
+    if (!loader->has_failed && users_count(loader->users) == 0 &&
+        settings->auth_type != AUTH_TYPE_ANY) {
+        const char *origin = settings->internal->origins[KEY_auth_file];
+        loader_report(loader, SETTINGS_WARNING, origin == NULL ? main_place(loader) : origin,
+            "auth_file", "no user is known, so nobody can log in");
     }
 }
 

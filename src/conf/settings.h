@@ -108,7 +108,8 @@ enum settings_severity
     SETTINGS_ERROR
 };
 
-/* One call per finding: `place` is "file:line", "environment" or "command line"; key may be "". */
+/* One call per finding: `place` is "file:line", "environment", "environment PGKEEL_KEY" or "command
+ * line"; key may be "". */
 typedef void settings_report_fn(void *arg, enum settings_severity severity, const char *place,
     const char *key, const char *text);
 
@@ -166,7 +167,7 @@ struct settings_row
     char value[1024];
     const char *default_value;
     bool is_changeable; /* LIVE: a reload is enough */
-    char origin[256];   /* "default", "file:line", "environment", "command line" */
+    char origin[256];   /* "default", "file:line", "environment PGKEEL_KEY", "command line" */
 };
 
 bool settings_next_row(

@@ -54,6 +54,7 @@ struct daemon
     enum phase phase;
     struct deadline drain_delay, shutdown_timeout;
     int64_t started_at_us;
+    sigset_t signals; /* the mask we were started with */
 };
 
 /* ---- the log ---- */
@@ -399,16 +400,14 @@ make_workers(struct daemon *daemon)
     daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
-/* What must be right before anything runs: sockets, background, pid file, user. */
+/* What must be right before anything runs: background, pid file, sockets, user. Whoever sees the
+ * port open finds the pid file, too. */
 static bool
 prepare_process(struct daemon *daemon, struct fail *fail)
 {
     const struct settings *settings = daemon->settings;
     const char *user = daemon->options.user != NULL ? daemon->options.user : settings->user;
 
-    if (!open_listeners(daemon, fail)) {
-        return false;
-    }
     bool has_log = settings->logfile[0] != '\0' || settings->syslog;
     if (daemon->options.goes_to_background && !has_log) {
         return fail_set(fail, "58000", "-d needs logfile or syslog to be set");
@@ -417,6 +416,9 @@ prepare_process(struct daemon *daemon, struct fail *fail)
         return false;
     }
     if (settings->pidfile[0] != '\0' && !process_write_pid(settings->pidfile, fail)) {
+        return false;
+    }
+    if (!open_listeners(daemon, fail)) {
         return false;
     }
     if (user[0] != '\0' && !process_become(user, fail)) {
@@ -429,6 +431,21 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     return true;
 }
 
+/* Signals that come while we start wait until somebody handles them; threads inherit the mask, so
+ * that later they come to main alone. */
+static void
+hold_signals(struct daemon *daemon)
+{
+    static const int held[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(held) / sizeof(held[0]); i++) {
+        sigaddset(&set, held[i]);
+    }
+    sigprocmask(SIG_BLOCK, &set, &daemon->signals);
+}
+
 struct daemon *
 daemon_new(struct settings *settings, const struct daemon_options *options, struct fail *fail)
 {
@@ -437,9 +454,11 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
     daemon->options = *options;
     daemon->settings = settings_hold(settings);
     daemon->started_at_us = loop_clock_us();
+    hold_signals(daemon);
     if (!prepare_process(daemon, fail)) {
         listen_close(&daemon->listeners);
         process_remove_pid();
+        sigprocmask(SIG_SETMASK, &daemon->signals, NULL);
         settings_release(&daemon->settings);
         free(daemon);
         return NULL;
@@ -461,28 +480,15 @@ watch_signals(struct daemon *daemon)
     loop_on_signal(daemon->loop, SIGHUP, on_hangup, daemon);
 }
 
-/* Threads inherit the mask: signals come to main alone. */
-static void
-block_signals(sigset_t *old)
-{
-    sigset_t all;
-
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, old);
-}
-
 void
 daemon_run(struct daemon *daemon)
 {
-    sigset_t old;
-
     stats_thread_init();
-    block_signals(&old);
     for (int i = 0; i < daemon->worker_count; i++) {
         ensure(worker_start(daemon->workers[i], daemon->pools, &daemon->crowds));
     }
     watch_signals(daemon);
-    sigprocmask(SIG_SETMASK, &old, NULL);
+    sigprocmask(SIG_SETMASK, &daemon->signals, NULL);
     loop_on_tick(daemon->loop, on_tick, daemon);
     pools_reload(daemon->pools, daemon->settings);
     listen_start(daemon->listeners, daemon->loop, on_accepted, daemon);

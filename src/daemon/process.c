@@ -40,6 +40,9 @@ process_daemonize(struct fail *fail)
         return fail_set(fail, "58000", "could not go to the background: %s", strerror(errno));
     }
     if (child > 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
         close(fds[1]);
         _exit(read(fds[0], &byte, 1) == 1 ? 0 : 1);
     }

@@ -42,6 +42,13 @@ enum
     COMMANDS = sizeof(commands) / sizeof(commands[0])
 };
 
+/* SET of anything else is a driver's wish about its session, and harmless. */
+static const char *const own_keys[] = {
+#define SETTING(key, ...) #key,
+#include "conf/settings.def"
+#undef SETTING
+};
+
 /* What drivers ask a PostgreSQL for. */
 static const struct
 {
@@ -94,8 +101,22 @@ unknown(const char *what, const char *word, const char *guess, struct fail *fail
     return false;
 }
 
-static const char *
-nearer(const char *name, const char *word, unsigned *best)
+/* The nearest name so far to a word. */
+struct guess
+{
+    const char *name;
+    unsigned distance;
+};
+
+/* Up to a third of the letters may be wrong. */
+static struct guess
+guess_for(const char *word)
+{
+    return (struct guess){NULL, (unsigned)(strlen(word) + 2) / 3 + 1};
+}
+
+static void
+consider(struct guess *guess, const char *name, const char *word)
 {
     char upper[64];
     size_t i;
@@ -105,19 +126,15 @@ nearer(const char *name, const char *word, unsigned *best)
     }
     upper[i] = '\0';
     unsigned distance = text_distance(name, upper, 3);
-    if (distance < *best) {
-        *best = distance;
-        return name;
+    if (distance <= 3 && distance < guess->distance) {
+        *guess = (struct guess){name, distance};
     }
-    return NULL;
 }
 
 static bool
 parse_show(const char *rest, struct statement *statement, struct fail *fail)
 {
     char word[64];
-    const char *guess = NULL, *better;
-    unsigned best = 4;
 
     rest_of(rest, word, sizeof(word));
     statement->tag = "SHOW";
@@ -137,11 +154,34 @@ parse_show(const char *rest, struct statement *statement, struct fail *fail)
             return true;
         }
     }
+    struct guess guess = guess_for(word);
     for (size_t i = 0; show_name(i) != NULL; i++) {
-        better = nearer(show_name(i), word, &best);
-        guess = better != NULL ? better : guess;
+        consider(&guess, show_name(i), word);
     }
-    return unknown("SHOW", word, guess, fail);
+    return unknown("SHOW", word, guess.name, fail);
+}
+
+/* PgBouncer's SET changes a setting at run time: nobody is told that it was done when it was
+ * not. */
+static bool
+parse_set(const char *rest, bool is_admin, struct fail *fail)
+{
+    char key[64];
+
+    rest += strspn(rest, " \t\r\n");
+    size_t len = strcspn(rest, " \t\r\n=;");
+    snprintf(key, sizeof(key), "%.*s", (int)(len < sizeof(key) ? len : sizeof(key) - 1), rest);
+    for (size_t i = 0; i < sizeof(own_keys) / sizeof(own_keys[0]); i++) {
+        if (strcasecmp(key, own_keys[i]) != 0) {
+            continue;
+        }
+        if (!is_admin) {
+            return fail_set(fail, "42501", "only users in admin_users may change settings");
+        }
+        fail_set(fail, "0A000", "SET of \"%s\" is not supported yet", own_keys[i]);
+        return fail_detail(fail, "Change it in the configuration and RELOAD.");
+    }
+    return true;
 }
 
 static const struct command *
@@ -159,8 +199,6 @@ bool
 statement_parse(const char *sql, bool is_admin, struct statement *statement, struct fail *fail)
 {
     char word[64];
-    const char *guess = NULL, *better;
-    unsigned best = 4;
 
     memset(statement, 0, sizeof(*statement));
     next_word(&sql, word, sizeof(word));
@@ -171,11 +209,11 @@ statement_parse(const char *sql, bool is_admin, struct statement *statement, str
     }
     const struct command *command = find_command(word);
     if (command == NULL) {
+        struct guess guess = guess_for(word);
         for (int i = 0; i < COMMANDS; i++) {
-            better = nearer(commands[i].name, word, &best);
-            guess = better != NULL ? better : guess;
+            consider(&guess, commands[i].name, word);
         }
-        return unknown("command", word, guess, fail);
+        return unknown("command", word, guess.name, fail);
     }
     if (command->is_for_admins && !is_admin) {
         return fail_set(fail, "42501", "only users in admin_users may use %s", command->name);
@@ -185,5 +223,8 @@ statement_parse(const char *sql, bool is_admin, struct statement *statement, str
     }
     statement->action = command->action;
     statement->tag = command->name;
+    if (strcmp(command->name, "SET") == 0) {
+        return parse_set(sql, is_admin, fail);
+    }
     return command->action != ACTION_SHOW || parse_show(sql, statement, fail);
 }

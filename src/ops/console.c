@@ -9,9 +9,9 @@
 #include "base/state.h"
 #include "daemon/daemon.h"
 #include "ops/commands.h"
+#include "ops/errand.h"
 #include "ops/gather.h"
 #include "ops/session.h"
-#include "pool/pools.h"
 #include "wire/message.h"
 
 #include <arpa/inet.h>
@@ -24,8 +24,6 @@ enum
 
 static struct daemon *the_daemon; /* set once, before any client */
 
-static void process(struct client *client, const uint8_t *data, size_t len);
-
 void
 console_init(struct daemon *daemon)
 {
@@ -33,18 +31,26 @@ console_init(struct daemon *daemon)
 }
 
 static void
-reply_error(struct client *client, const struct fail *fail)
+reply_fields(struct client *client, const struct error_fields *fields)
 {
     struct session *session = client->handler_data;
     struct buf buf = {0};
 
-    message_add_error(&buf, "ERROR", fail);
+    message_add_fields(&buf, MSG_ERROR, fields);
     if (session->is_simple) {
         message_add_ready(&buf, 'I');
     } else {
         session->is_skipping = true;
     }
     client_send(client, &buf);
+}
+
+static void
+reply_error(struct client *client, const struct fail *fail)
+{
+    struct error_fields fields = {"ERROR", fail->sqlstate, fail->text, fail->detail, ""};
+
+    reply_fields(client, &fields);
 }
 
 /* The end of a statement: its tag, and ReadyForQuery in the simple protocol. */
@@ -60,14 +66,33 @@ complete(struct client *client, struct buf *buf, const char *tag)
     client_send(client, buf);
 }
 
+/* Nothing is read while an answer is being made, or while the client does not take what it was
+ * answered. */
+static bool
+may_go_on(const struct client *client)
+{
+    const struct session *session = client->handler_data;
+
+    return !session->is_busy && !stream_is_backed_up(&client->stream);
+}
+
+/* Takes up what the client sent meanwhile; it may be gone afterwards. */
+static void
+go_on(struct client *client)
+{
+    if (may_go_on(client)) {
+        stream_want_read(&client->stream, true);
+        client->handler->on_kept(client);
+    }
+}
+
 static void
 resume(struct client *client)
 {
     struct session *session = client->handler_data;
 
     session->is_busy = false;
-    stream_want_read(&client->stream, true);
-    client->handler->on_kept(client);
+    go_on(client);
 }
 
 static void
@@ -102,16 +127,15 @@ on_gathered(struct gather *gather)
 }
 
 static void
-start_show(struct client *client, const struct show *show)
+start_show(struct client *client, const struct show *show, uint64_t formats)
 {
-    const struct session *session = client->handler_data;
     struct gather *gather = mem_new(sizeof(*gather));
 
     gather->show = show;
     gather->daemon = the_daemon;
     gather->ticket = client->ticket;
     gather->home = client->crowd->pool.index;
-    gather->is_binary = !session->is_simple && session->portal_binary;
+    gather->formats = formats;
     gather->done = on_gathered;
     pause_reading(client);
     gather_start(gather);
@@ -156,30 +180,12 @@ reply_help(struct client *client)
 
 /* ---- what main must do ---- */
 
-struct errand
-{
-    uint64_t ticket;
-    int home;
-    struct statement statement;
-    struct buf findings; /* owns: what a reload reported */
-    bool is_done;
-};
-
 static void
-errand_free(struct errand *errand)
+on_errand_done(struct errand *errand)
 {
-    buf_deinit(&errand->findings);
-    free(errand);
-}
-
-static void
-on_errand_home(void *arg)
-{
-    struct errand *errand = arg;
     struct crowd *crowd = daemon_crowd(the_daemon, errand->home);
     struct client *client = slots_find(&crowd->tickets, errand->ticket);
     struct buf buf = {0};
-    struct fail fail;
 
     if (client == NULL || client->state != CLIENT_CONSOLE) {
         errand_free(errand);
@@ -189,64 +195,35 @@ on_errand_home(void *arg)
         complete(client, &buf, errand->statement.tag);
     } else {
         buf_add_u8(&errand->findings, 0);
-        fail_set(&fail, "22023", "the settings are wrong; those in force stay");
-        fail_detail(&fail, "%s", (const char *)buf_head(&errand->findings));
-        reply_error(client, &fail);
+        struct error_fields fields = {"ERROR", "22023",
+            "the settings are wrong; those in force stay",
+            (const char *)buf_head(&errand->findings), ""};
+        reply_fields(client, &fields);
     }
     errand_free(errand);
     resume(client);
 }
 
 static void
-collect_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
-    const char *text)
-{
-    struct errand *errand = arg;
-
-    if (severity == SETTINGS_ERROR) {
-        buf_print(&errand->findings, "%s%s: %s%s%s", buf_len(&errand->findings) > 0 ? "\n" : "",
-            place, key, key[0] != '\0' ? ": " : "", text);
-    }
-}
-
-static void
-renew_pool(void *arg, struct pool *pool)
-{
-    const char *database = arg;
-
-    if (database[0] == '\0' || strcmp(database, pool->database) == 0) {
-        atomic_fetch_add(&pool->generation, 1);
-    }
-}
-
-static void
-on_errand(void *arg)
-{
-    struct errand *errand = arg;
-
-    errand->is_done = true;
-    if (errand->statement.action == ACTION_RELOAD) {
-        errand->is_done = daemon_reload(the_daemon, collect_finding, errand);
-    } else {
-        pools_each(daemon_pools(the_daemon), renew_pool, errand->statement.argument);
-    }
-    if (!loop_post(daemon_crowd(the_daemon, errand->home)->pool.loop, on_errand_home, errand)) {
-        errand_free(errand);
-    }
-}
-
-static void
 send_errand(struct client *client, const struct statement *statement)
 {
-    struct errand *errand = mem_new(sizeof(*errand));
+    const char *database = statement->argument;
+    struct fail fail;
 
+    if (statement->action == ACTION_RECONNECT && database[0] != '\0' &&
+        settings_find_database(client->crowd->pool.settings, database) == NULL) {
+        fail_set(&fail, "3D000", "database \"%s\" does not exist", database);
+        reply_error(client, &fail);
+        return;
+    }
+    struct errand *errand = mem_new(sizeof(*errand));
+    errand->statement = *statement;
+    errand->daemon = the_daemon;
     errand->ticket = client->ticket;
     errand->home = client->crowd->pool.index;
-    errand->statement = *statement;
+    errand->done = on_errand_done;
     pause_reading(client);
-    if (!loop_post(daemon_loop(the_daemon), on_errand, errand)) {
-        errand_free(errand);
-    }
+    errand_start(errand);
 }
 
 static void
@@ -296,7 +273,7 @@ shut_down(struct client *client, const struct statement *statement)
 /* ---- one statement ---- */
 
 static void
-run(struct client *client, const char *sql)
+run(struct client *client, const char *sql, uint64_t formats)
 {
     const struct session *session = client->handler_data;
     struct statement statement;
@@ -319,7 +296,7 @@ run(struct client *client, const char *sql)
         complete(client, &buf, statement.tag);
         break;
     case ACTION_SHOW:
-        start_show(client, statement.show);
+        start_show(client, statement.show, formats);
         break;
     case ACTION_FAKE:
         reply_fake(client, &statement);
@@ -361,11 +338,17 @@ take_extended(struct client *client, const struct message *message)
         is_right = session_describe(session, client->identity.is_admin, &reader, &buf, &fail);
         break;
     case MSG_CLOSE:
-        is_right = session_close_statement(session, &reader, &buf);
+        is_right = session_close_named(session, &reader, &buf, &fail);
         break;
-    case MSG_EXECUTE:
-        run(client, session->portal != NULL ? session->portal : "");
-        return;
+    case MSG_EXECUTE: {
+        const struct portal *portal = session_execute(session, &reader, &fail);
+        if (portal != NULL) {
+            run(client, portal->sql, portal->formats);
+            return;
+        }
+        is_right = false;
+        break;
+    }
     default:
         is_right = fail_set(&fail, "08P01", "invalid frontend message type %d", message->type);
         break;
@@ -385,7 +368,7 @@ take_message(struct client *client, const struct message *message)
     struct buf buf = {0};
 
     if (message->type == MSG_SYNC) {
-        session->is_skipping = false;
+        session_sync(session);
         message_add_ready(&buf, 'I');
         client_send(client, &buf);
         return;
@@ -396,7 +379,7 @@ take_message(struct client *client, const struct message *message)
     if (message->type == MSG_QUERY) {
         const char *sql = reader_string(&reader);
         session->is_simple = true;
-        run(client, sql);
+        run(client, sql, 0);
         return;
     }
     take_extended(client, message);
@@ -407,13 +390,15 @@ take_message(struct client *client, const struct message *message)
 static void
 process(struct client *client, const uint8_t *data, size_t len)
 {
-    const struct session *session = client->handler_data;
     struct message message;
     struct fail fail;
+    size_t most;
 
-    while (len > 0 && !session->is_busy) {
+    loop_scratch(client->crowd->pool.loop, &most);
+    most = most < MESSAGE_MAX ? most : MESSAGE_MAX;
+    while (len > 0 && may_go_on(client)) {
         enum message_result result = message_peek(data, len, &message);
-        if (result == MESSAGE_BAD || (result == MESSAGE_OK && message.len > MESSAGE_MAX)) {
+        if (result == MESSAGE_BAD || (result == MESSAGE_OK && message.len > most)) {
             fail_set(&fail, "08P01", "invalid message length");
             client_reject(client, &fail);
             return;
@@ -432,6 +417,7 @@ process(struct client *client, const uint8_t *data, size_t len)
     if (len > 0) {
         stream_keep(&client->stream, data, len);
     }
+    stream_want_read(&client->stream, may_go_on(client));
 }
 
 static void
@@ -448,14 +434,16 @@ on_kept(struct client *client)
 static void
 on_event(struct client *client, unsigned what)
 {
-    const struct session *session = client->handler_data;
     uint8_t *data;
     size_t len;
 
     if (what & WATCH_WRITE) {
-        stream_flush(&client->stream);
+        if (stream_flush(&client->stream)) {
+            go_on(client);
+        }
+        return; /* what can be read comes up again, if the client is still there */
     }
-    if (!(what & WATCH_READ) || session->is_busy) {
+    if (!may_go_on(client)) {
         return;
     }
     switch (stream_read(&client->stream, &data, &len)) {

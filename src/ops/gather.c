@@ -8,25 +8,39 @@
 #include <inttypes.h>
 #include <time.h>
 
+const struct settings *
+gather_settings(const struct gather *gather)
+{
+    return daemon_crowd(gather->daemon, gather->home)->pool.settings;
+}
+
 /* ---- rows ---- */
 
 size_t
 gather_row(struct gather *gather)
 {
-    gather->count++;
+    gather->column = 0;
     return message_begin_row(&gather->rows, gather->show->count);
 }
 
 void
 gather_text(struct gather *gather, const char *text)
 {
+    gather->column++; /* text is the same in both formats */
     message_row_text(&gather->rows, text);
+}
+
+/* Whether the next column is wanted in binary format. */
+static bool
+next_is_binary(struct gather *gather)
+{
+    return gather->formats >> gather->column++ & 1;
 }
 
 void
 gather_int4(struct gather *gather, int64_t value)
 {
-    if (!gather->is_binary) {
+    if (!next_is_binary(gather)) {
         message_row_integer(&gather->rows, value);
         return;
     }
@@ -37,7 +51,7 @@ gather_int4(struct gather *gather, int64_t value)
 void
 gather_int8(struct gather *gather, int64_t value)
 {
-    if (!gather->is_binary) {
+    if (!next_is_binary(gather)) {
         message_row_integer(&gather->rows, value);
         return;
     }
@@ -101,7 +115,6 @@ tally_side(void *arg, struct pool *pool)
     tally->n[SV_ACTIVE] += side->count[BACKEND_LEASED];
     tally->n[SV_IDLE] += side->count[BACKEND_IDLE];
     tally->n[SV_TESTED] += side->count[BACKEND_SCRUBBING];
-    tally->n[SV_LOGIN] += side->count[BACKEND_ALIGNING];
     tally->n[ASSIGNMENTS] += (int64_t)counts->assignments;
     tally->n[TRANSACTIONS] += (int64_t)counts->transactions;
     tally->n[QUERIES] += (int64_t)counts->queries;
@@ -118,6 +131,8 @@ tally_side(void *arg, struct pool *pool)
         struct ledger_view view = ledger_look(&pool->ledger);
         int64_t wait_us = view.waiting > 0 ? loop_clock_us() - view.oldest_since_us : 0;
         tally->n[SV_TOTAL] += view.total;
+        /* Dials up to the answer to the first Sync; also the few that move to who waits. */
+        tally->n[SV_LOGIN] += view.arriving;
         tally->n[MAX_WAIT_US] = wait_us > tally->n[MAX_WAIT_US] ? wait_us : tally->n[MAX_WAIT_US];
     }
 }
@@ -125,6 +140,9 @@ tally_side(void *arg, struct pool *pool)
 static void
 tally_clients(struct visit *visit, struct crowd *crowd)
 {
+    visit->gather->clients += crowd_size(crowd);
+    visit->gather->logins += crowd->count[CLIENT_GREETING] + crowd->count[CLIENT_LOGIN] +
+                             crowd->count[CLIENT_VERIFYING] + crowd->count[CLIENT_WELCOME];
     for (int state = 0; state < CLIENT_CLOSING; state++) {
         struct client *client;
         TAILQ_FOREACH(client, &crowd->in[state], link) {

@@ -57,9 +57,10 @@ struct gather
     struct daemon *daemon;
     uint64_t ticket; /* of the console's client at worker `home` */
     int home, next;
-    bool is_binary;  /* numbers in binary format */
-    struct buf rows; /* owns: DataRow messages */
-    unsigned count;
+    uint64_t formats;                    /* bit i: column i in binary format */
+    uint16_t column;                     /* of the row being made */
+    struct buf rows;                     /* owns: DataRow messages */
+    int64_t clients, logins;             /* sums over workers: all clients, those who log in */
     struct tally *tallies;               /* own: sums over workers, one for each pool */
     void (*done)(struct gather *gather); /* at home; owns the gather */
 };
@@ -68,6 +69,9 @@ struct gather
  * ends. */
 void gather_start(struct gather *gather);
 void gather_free(struct gather *gather);
+
+/* The settings in force where its rows are finished; at home only. */
+const struct settings *gather_settings(const struct gather *gather);
 
 /* Begins a row; message_end() ends it. In between, one call for each column. */
 size_t gather_row(struct gather *gather);

@@ -5,25 +5,17 @@
  */
 #include "ops/show.h"
 
+#include "ops/columns.h"
 #include "ops/gather.h"
+#include "ops/sockets.h"
 
-#include "base/mem.h"
-#include "base/stats.h"
 #include "conf/settings.h"
 #include "conf/users.h"
 #include "daemon/daemon.h"
 #include "pool/pools.h"
 
-#include <arpa/inet.h>
 #include <inttypes.h>
 #include <strings.h>
-#include <time.h>
-
-static const struct settings *
-settings_of(const struct gather *gather)
-{
-    return daemon_crowd(gather->daemon, gather->home)->pool.settings;
-}
 
 static const char *
 mode_name(enum pool_mode mode)
@@ -37,19 +29,6 @@ mode_name(enum pool_mode mode)
 
 /* ---- POOLS ---- */
 
-#define TEXT(name)                                                                                 \
-    {                                                                                              \
-        name, OID_TEXT                                                                             \
-    }
-#define INT4(name)                                                                                 \
-    {                                                                                              \
-        name, OID_INT4                                                                             \
-    }
-#define INT8(name)                                                                                 \
-    {                                                                                              \
-        name, OID_INT8                                                                             \
-    }
-
 static const struct message_column pool_columns[] = {TEXT("database"), TEXT("user"),
     INT4("cl_active"), INT4("cl_waiting"), INT4("cl_active_cancel_req"),
     INT4("cl_waiting_cancel_req"), INT4("sv_active"), INT4("sv_active_cancel"),
@@ -61,7 +40,8 @@ static void
 finish_pools(struct gather *gather)
 {
     for (const struct tally *tally = gather->tallies; tally != NULL; tally = tally->next) {
-        enum pool_mode mode = settings_pool_mode(settings_of(gather), tally->database, tally->user);
+        enum pool_mode mode =
+            settings_pool_mode(gather_settings(gather), tally->database, tally->user);
         size_t row = gather_row(gather);
         gather_text(gather, tally->database);
         gather_text(gather, tally->user);
@@ -84,128 +64,6 @@ finish_pools(struct gather *gather)
     }
 }
 
-/* ---- CLIENTS and SERVERS ---- */
-
-static const struct message_column socket_columns[] = {TEXT("type"), TEXT("user"), TEXT("database"),
-    TEXT("replication"), TEXT("state"), TEXT("addr"), INT4("port"), TEXT("local_addr"),
-    INT4("local_port"), TEXT("connect_time"), TEXT("request_time"), INT4("wait"), INT4("wait_us"),
-    INT4("close_needed"), TEXT("ptr"), TEXT("link"), INT4("remote_pid"), TEXT("tls"),
-    TEXT("application_name"), INT4("prepared_statements"), INT4("id"), INT4("worker")};
-
-/* "10.0.0.7:5012" in two columns. */
-static void
-add_peer(struct gather *gather, const char *peer)
-{
-    const char *colon = strrchr(peer, ':');
-    char host[PEER_TEXT_MAX];
-    size_t len = colon != NULL ? (size_t)(colon - peer) : strlen(peer);
-
-    snprintf(host, sizeof(host), "%.*s", (int)len, peer);
-    gather_text(gather, host);
-    gather_int4(gather, colon != NULL ? strtol(colon + 1, NULL, 10) : 0);
-}
-
-static void
-add_client(struct gather *gather, const struct client *client)
-{
-    const struct lease *lease = &client->lease;
-    const char *name = vars_find(&client->vars, "application_name");
-    bool waits = client->state == CLIENT_WAITING || client->state == CLIENT_WELCOME;
-    int64_t wait_us = waits && lease->side != NULL ? loop_clock_us() - lease->waiter.since_us : 0;
-    size_t row = gather_row(gather);
-
-    gather_text(gather, "C");
-    gather_text(gather, client->identity.user);
-    gather_text(gather, client->identity.database);
-    gather_text(gather, "none");
-    gather_text(gather, client_state_name(client->state));
-    add_peer(gather, client->identity.peer);
-    gather_text(gather, "");
-    gather_int4(gather, 0);
-    gather_time(gather, client->connected_us);
-    gather_time(gather, client->relay.request_us);
-    gather_int4(gather, wait_us / 1000000);
-    gather_int4(gather, wait_us % 1000000);
-    gather_int4(gather, 0);
-    gather_id(gather, 'c', client->id);
-    gather_id(gather, 's', lease->backend != NULL ? lease->backend->id : 0);
-    gather_int4(gather, 0);
-    gather_text(gather, client->stream.ssl != NULL ? "TLS" : "");
-    gather_text(gather, name != NULL ? name : "");
-    gather_int4(gather, 0);
-    gather_int4(gather, (int64_t)client->id);
-    gather_int4(gather, client->crowd->pool.index);
-    message_end(&gather->rows, row);
-}
-
-static void
-visit_clients(struct gather *gather, struct crowd *crowd)
-{
-    for (int state = 0; state < CLIENT_CLOSING; state++) {
-        struct client *client;
-        TAILQ_FOREACH(client, &crowd->in[state], link) {
-            if (client->identity.user != NULL) {
-                add_client(gather, client);
-            }
-        }
-    }
-}
-
-static void
-add_backend(struct gather *gather, const struct backend *backend)
-{
-    const struct pool *pool = backend->side->pool;
-    const char *name = vars_find(&backend->vars, "application_name");
-    size_t row = gather_row(gather);
-
-    gather_text(gather, "S");
-    gather_text(gather, pool->user);
-    gather_text(gather, pool->database);
-    gather_text(gather, "none");
-    gather_text(gather, backend_state_name(backend->state));
-    gather_text(gather, backend_host(backend));
-    gather_int4(gather, strtol(backend_port(backend), NULL, 10));
-    gather_text(gather, "");
-    gather_int4(gather, 0);
-    gather_time(gather, backend->opened_us);
-    gather_time(gather, backend->state_since_us);
-    gather_int4(gather, 0);
-    gather_int4(gather, 0);
-    gather_int4(gather, backend->duty.is_retired ? 1 : 0);
-    gather_id(gather, 's', backend->id);
-    gather_id(
-        gather, 'w', backend->holder != NULL ? backend->holder->waiter.ticket & UINT32_MAX : 0);
-    gather_int4(gather, backend->pid);
-    gather_text(gather, backend->stream.ssl != NULL ? "TLS" : "");
-    gather_text(gather, name != NULL ? name : "");
-    gather_int4(gather, 0);
-    gather_int4(gather, (int64_t)backend->id);
-    gather_int4(gather, backend->side->worker->index);
-    message_end(&gather->rows, row);
-}
-
-static void
-add_backends(void *arg, struct pool *pool)
-{
-    const struct visit *visit = arg;
-    const struct pool_side *side = &pool->sides[visit->worker];
-
-    for (int state = 0; state < BACKEND_STATES; state++) {
-        const struct backend *backend;
-        TAILQ_FOREACH(backend, &side->in[state], link) {
-            add_backend(visit->gather, backend);
-        }
-    }
-}
-
-static void
-visit_servers(struct gather *gather, struct crowd *crowd)
-{
-    struct visit visit = {gather, crowd->pool.index, false};
-
-    pools_each(daemon_pools(gather->daemon), add_backends, &visit);
-}
-
 /* ---- DATABASES and USERS ---- */
 
 static const struct message_column database_columns[] = {TEXT("name"), TEXT("host"), INT4("port"),
@@ -216,34 +74,107 @@ static const struct message_column database_columns[] = {TEXT("name"), TEXT("hos
     INT4("disabled")};
 
 static void
+add_database(struct gather *gather, const char *name, const struct database *database)
+{
+    const struct settings *settings = gather_settings(gather);
+    const struct tally *tally = gather_tally(gather, name, "");
+    bool is_own = database->max_db_client_connections != NOT_SET;
+    size_t row = gather_row(gather);
+
+    gather_text(gather, name);
+    gather_text(gather, database->host);
+    gather_int4(gather, strtol(database->port, NULL, 10));
+    gather_text(gather, database->dbname != NULL ? database->dbname : name);
+    gather_text(gather, database->user);
+    gather_int4(gather, settings_pool_size(settings, name, ""));
+    gather_int4(gather, settings_min_pool_size(settings, name));
+    gather_int4(gather, settings_reserve_pool_size(settings, name, ""));
+    gather_int4(gather, settings_server_lifetime(settings, name) / 1000000);
+    gather_text(gather,
+        database->pool_mode == NOT_SET ? NULL : mode_name((enum pool_mode)database->pool_mode));
+    gather_text(gather, NULL);
+    gather_int4(gather, settings_max_db_connections(settings, name));
+    gather_int4(gather, tally->n[SV_TOTAL]);
+    gather_int4(
+        gather, is_own ? database->max_db_client_connections : settings->max_db_client_connections);
+    gather_int4(gather, tally->n[CL_ACTIVE] + tally->n[CL_WAITING]);
+    gather_int4(gather, 0);
+    gather_int4(gather, 0);
+    message_end(&gather->rows, row);
+}
+
+/* The databases that the line "*" stands for now, then all lines of [databases]. */
+static void
 finish_databases(struct gather *gather)
 {
-    const struct settings *settings = settings_of(gather);
+    const struct settings *settings = gather_settings(gather);
+    const struct tally *used = gather->tallies;
     const struct database *database;
     size_t cursor = 0;
 
+    for (; used != NULL; used = used->next) {
+        database = settings_find_database(settings, used->database);
+        if (database != NULL && strcmp(database->name, used->database) != 0) {
+            add_database(gather, used->database, database);
+        }
+    }
     while ((database = settings_next_database(settings, &cursor)) != NULL) {
-        const struct tally *tally = gather_tally(gather, database->name, "");
-        size_t row = gather_row(gather);
-        gather_text(gather, database->name);
-        gather_text(gather, database->host);
-        gather_int4(gather, strtol(database->port, NULL, 10));
-        gather_text(gather, database->dbname != NULL ? database->dbname : database->name);
-        gather_text(gather, database->user);
-        gather_int4(gather, settings_pool_size(settings, database->name, ""));
-        gather_int4(gather, settings_min_pool_size(settings, database->name));
-        gather_int4(gather, settings_reserve_pool_size(settings, database->name, ""));
-        gather_int4(gather, settings_server_lifetime(settings, database->name) / 1000000);
-        gather_text(gather,
-            database->pool_mode == NOT_SET ? NULL : mode_name((enum pool_mode)database->pool_mode));
-        gather_text(gather, NULL);
-        gather_int4(gather, settings_max_db_connections(settings, database->name));
-        gather_int4(gather, tally->n[SV_TOTAL]);
-        gather_int4(gather, settings->max_db_client_connections);
-        gather_int4(gather, tally->n[CL_ACTIVE] + tally->n[CL_WAITING]);
-        gather_int4(gather, 0);
-        gather_int4(gather, 0);
-        message_end(&gather->rows, row);
+        add_database(gather, database->name, database);
+    }
+}
+
+static const struct message_column user_columns[] = {TEXT("name"), TEXT("pool_size"),
+    TEXT("reserve_pool_size"), TEXT("pool_mode"), INT4("max_user_connections"),
+    INT4("current_connections"), INT4("max_user_client_connections"),
+    INT4("current_client_connections")};
+
+static bool
+is_first_of_user(const struct gather *gather, const struct tally *tally)
+{
+    const struct tally *other = gather->tallies;
+
+    while (strcmp(other->user, tally->user) != 0) {
+        other = other->next;
+    }
+    return other == tally;
+}
+
+static void
+add_user(struct gather *gather, const struct tally *tally)
+{
+    const struct settings *settings = gather_settings(gather);
+    int64_t servers = 0, clients = 0;
+    char number[24];
+
+    for (const struct tally *other = tally; other != NULL; other = other->next) {
+        bool is_same = strcmp(other->user, tally->user) == 0;
+        servers += is_same ? other->n[SV_TOTAL] : 0;
+        clients += is_same ? other->n[CL_ACTIVE] + other->n[CL_WAITING] : 0;
+    }
+    size_t row = gather_row(gather);
+    gather_text(gather, tally->user);
+    snprintf(number, sizeof(number), "%" PRId64,
+        settings_pool_size(settings, tally->database, tally->user));
+    gather_text(gather, number);
+    snprintf(number, sizeof(number), "%" PRId64,
+        settings_reserve_pool_size(settings, tally->database, tally->user));
+    gather_text(gather, number);
+    gather_text(gather, mode_name(settings_pool_mode(settings, tally->database, tally->user)));
+    gather_int4(gather, settings_max_user_connections(settings, tally->user));
+    gather_int4(gather, servers);
+    gather_int4(gather, settings->max_user_client_connections);
+    gather_int4(gather, clients);
+    message_end(&gather->rows, row);
+}
+
+/* Users that have a pool, with what holds in their first one. */
+static void
+finish_users(struct gather *gather)
+{
+    for (const struct tally *tally = gather->tallies; tally != NULL; tally = tally->next) {
+        if (is_first_of_user(gather, tally)) {
+            add_user(gather, tally);
+        }
     }
 }
 
@@ -321,7 +252,7 @@ finish_stats(struct gather *gather)
 
 /* ---- LISTS, CONFIG, STATE, VERSION ---- */
 
-static const struct message_column list_columns[] = {TEXT("list"), INT8("items")};
+static const struct message_column list_columns[] = {TEXT("list"), INT4("items")};
 static const struct message_column config_columns[] = {
     TEXT("key"), TEXT("value"), TEXT("default"), TEXT("changeable"), TEXT("origin")};
 static const struct message_column state_columns[] = {TEXT("key"), TEXT("value")};
@@ -333,40 +264,71 @@ add_list(struct gather *gather, const char *name, int64_t items)
     size_t row = gather_row(gather);
 
     gather_text(gather, name);
-    gather_int8(gather, items);
+    gather_int4(gather, items);
     message_end(&gather->rows, row);
 }
 
 static void
 finish_lists(struct gather *gather)
 {
-    int64_t databases = 0, pools = 0, clients = 0, logins = 0, idle = 0, used = 0;
+    int64_t databases = 0, pools = 0, used = 0;
     size_t cursor = 0;
 
-    while (settings_next_database(settings_of(gather), &cursor) != NULL) {
+    while (settings_next_database(gather_settings(gather), &cursor) != NULL) {
         databases++;
     }
     for (const struct tally *tally = gather->tallies; tally != NULL; tally = tally->next) {
         pools++;
-        clients += tally->n[CL_ACTIVE] + tally->n[CL_WAITING];
-        idle += tally->n[SV_IDLE];
-        used += tally->n[SV_ACTIVE] + tally->n[SV_TESTED];
-        logins += tally->n[SV_LOGIN];
+        used += tally->n[SV_TOTAL];
     }
     add_list(gather, "databases", databases);
-    add_list(gather, "users", (int64_t)users_count(settings_of(gather)->userlist));
+    add_list(gather, "users", (int64_t)users_count(gather_settings(gather)->userlist));
     add_list(gather, "peers", 0);
     add_list(gather, "pools", pools);
     add_list(gather, "peer_pools", 0);
     add_list(gather, "free_clients", 0);
-    add_list(gather, "used_clients", clients);
-    add_list(gather, "login_clients", 0);
-    add_list(gather, "free_servers", idle);
-    add_list(gather, "used_servers", used + logins);
+    add_list(gather, "used_clients", gather->clients);
+    add_list(gather, "login_clients", gather->logins);
+    add_list(gather, "free_servers", 0);
+    add_list(gather, "used_servers", used);
     add_list(gather, "dns_names", 0);
     add_list(gather, "dns_zones", 0);
     add_list(gather, "dns_queries", 0);
     add_list(gather, "dns_pending", 0);
+}
+
+static const struct message_column memory_columns[] = {
+    TEXT("name"), INT4("size"), INT4("used"), INT4("free"), INT4("memtotal")};
+
+static void
+add_memory(struct gather *gather, const char *name, size_t size, int64_t used)
+{
+    size_t row = gather_row(gather);
+
+    gather_text(gather, name);
+    gather_int4(gather, (int64_t)size);
+    gather_int4(gather, used);
+    gather_int4(gather, 0); /* nothing is kept for later: what is free is the allocator's */
+    gather_int4(gather, (int64_t)size * used);
+    message_end(&gather->rows, row);
+}
+
+/* The objects themselves, without what their streams hold back for a slow peer. */
+static void
+finish_memory(struct gather *gather)
+{
+    int64_t backends = 0, pools = 0;
+    int workers = daemon_worker_count(gather->daemon);
+
+    for (const struct tally *tally = gather->tallies; tally != NULL; tally = tally->next) {
+        backends += tally->n[SV_TOTAL];
+        pools++;
+    }
+    add_memory(gather, "client", sizeof(struct client), gather->clients);
+    add_memory(gather, "server", sizeof(struct backend), backends);
+    add_memory(
+        gather, "pool", sizeof(struct pool) + (size_t)workers * sizeof(struct pool_side), pools);
+    add_memory(gather, "read_buffer", (size_t)gather_settings(gather)->read_buffer, workers);
 }
 
 static void
@@ -375,7 +337,7 @@ finish_config(struct gather *gather)
     struct settings_row setting;
     size_t cursor = 0;
 
-    while (settings_next_row(settings_of(gather), &cursor, &setting)) {
+    while (settings_next_row(gather_settings(gather), &cursor, &setting)) {
         size_t row = gather_row(gather);
         gather_text(gather, setting.key);
         gather_text(gather, setting.value);
@@ -413,16 +375,18 @@ finish_version(struct gather *gather)
 #define COLUMNS(array) array, sizeof(array) / sizeof((array)[0])
 
 static const struct show shows[] = {
-    {"CLIENTS", COLUMNS(socket_columns), visit_clients, NULL},
+    {"CLIENTS", socket_columns, SOCKET_COLUMNS, sockets_visit_clients, NULL},
     {"CONFIG", COLUMNS(config_columns), NULL, finish_config},
     {"DATABASES", COLUMNS(database_columns), gather_databases, finish_databases},
     {"LISTS", COLUMNS(list_columns), gather_pools, finish_lists},
+    {"MEM", COLUMNS(memory_columns), gather_pools, finish_memory},
     {"POOLS", COLUMNS(pool_columns), gather_pools, finish_pools},
-    {"SERVERS", COLUMNS(socket_columns), visit_servers, NULL},
+    {"SERVERS", socket_columns, SOCKET_COLUMNS, sockets_visit_servers, NULL},
     {"STATE", COLUMNS(state_columns), NULL, finish_state},
     {"STATS", COLUMNS(stats_columns), gather_databases, finish_stats},
     {"STATS_AVERAGES", COLUMNS(averages_columns), gather_databases, finish_stats},
     {"STATS_TOTALS", COLUMNS(totals_columns), gather_databases, finish_stats},
+    {"USERS", COLUMNS(user_columns), gather_pools, finish_users},
     {"VERSION", COLUMNS(version_columns), NULL, finish_version},
 };
 

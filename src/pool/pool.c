@@ -160,15 +160,12 @@ run_grants(void *arg)
 static void
 hold(struct lease *lease, struct backend *backend)
 {
-    struct pool_side *side = lease->side;
-
     ensure(lease->backend == NULL && backend->holder == NULL);
     deadline_stop(&backend->deadline);
     backend_become(backend, BACKEND_LEASED);
     backend->holder = lease;
     lease->backend = backend;
     lease->state = LEASE_HELD;
-    side->counts.assignments++;
     stats_add(METRIC_leases_total, 1);
 }
 
@@ -177,7 +174,6 @@ grant(struct lease *lease, struct backend *backend)
 {
     struct pool_worker *worker = lease->side->worker;
 
-    lease->side->counts.wait_us += (uint64_t)(loop_now_us(worker->loop) - lease->waiter.since_us);
     hold(lease, backend);
     if (TAILQ_EMPTY(&worker->granted)) {
         loop_defer(worker->loop, run_grants, worker);
@@ -326,8 +322,21 @@ pool_close_idle(struct pool_side *side, const struct fail *fail)
     }
 }
 
-/* The next idle backend that is alive; dead ones on the way are removed. They were taken out of the
- * ledger's count by the caller, one call for one. */
+void
+pool_close_outdated(struct pool_side *side)
+{
+    struct backend *backend, *next;
+
+    for (backend = TAILQ_FIRST(&side->in[BACKEND_IDLE]); backend != NULL; backend = next) {
+        next = TAILQ_NEXT(backend, link);
+        if (is_outdated(backend)) {
+            close_expired(backend, "replaced");
+        }
+    }
+}
+
+/* The next idle backend that is alive; dead and old ones on the way are removed. They were taken
+ * out of the ledger's count by the caller, one call for one. */
 static struct backend *
 pick_idle(struct pool_side *side)
 {
@@ -335,6 +344,12 @@ pick_idle(struct pool_side *side)
     struct backend *backend = is_fifo ? TAILQ_LAST(&side->in[BACKEND_IDLE], backend_list)
                                       : TAILQ_FIRST(&side->in[BACKEND_IDLE]);
 
+    if (backend != NULL && is_outdated(backend)) {
+        struct fail fail;
+        fail_set(&fail, "57P01", "too old");
+        backend_close(backend, &fail);
+        return NULL;
+    }
     if (backend == NULL || stream_peek(&backend->stream) == STREAM_WAIT) {
         return backend;
     }
@@ -385,6 +400,10 @@ on_arrival(void *arg)
     }
     backend_attach(backend, side, BACKEND_SCRUBBING);
     backend->duty.step = SCRUB_DONE;
+    if (is_outdated(backend)) {
+        pool_offer(backend);
+        return;
+    }
     if (stream_peek(&backend->stream) != STREAM_WAIT) {
         backend_loss(backend, &fail);
         backend_close(backend, &fail);

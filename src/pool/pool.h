@@ -128,6 +128,9 @@ void pool_dial_failed(struct pool_side *side, const struct fail *fail);
 /* Dials for this side; the ledger has counted it. */
 void pool_dial(struct pool_side *side);
 
+/* Closes idle backends of an older generation, or too old. */
+void pool_close_outdated(struct pool_side *side);
+
 /* Refuses all who wait at this side. */
 void pool_refuse(struct pool_side *side, const struct fail *fail);
 

@@ -391,6 +391,34 @@ on_close_idle(void *arg)
     pools_part(side->pool);
 }
 
+static void
+on_close_outdated(void *arg)
+{
+    struct pool_side *side = arg;
+
+    pool_close_outdated(side);
+    pools_part(side->pool);
+}
+
+/* RECONNECT or a reload made a new generation: idle backends of the old one go now, the others when
+ * they come back. */
+static void
+tidy_locked(struct pools *pools, struct pool *pool)
+{
+    uint32_t generation = atomic_load(&pool->generation);
+
+    if (generation == pool->tidied) {
+        return;
+    }
+    pool->tidied = generation;
+    for (int i = 0; i < pools->count; i++) {
+        pool->holders++;
+        if (!loop_post(pools->workers[i]->loop, on_close_outdated, &pool->sides[i])) {
+            pool->holders--;
+        }
+    }
+}
+
 /* A shared limit keeps this pool's waiters from a dial: another pool of the same database or user
  * gives up an idle backend. */
 static void
@@ -440,6 +468,7 @@ tick_pool_locked(struct pools *pools, struct pool *pool, const struct settings *
     int min_size = (int)settings_min_pool_size(settings, pool->database);
 
     note_exhaustion(pool, &view, now_us);
+    tidy_locked(pools, pool);
     if (view.is_starved) {
         feed_starved_locked(pools, pool);
     }

@@ -42,6 +42,7 @@ struct pool
     unsigned holders;        /* the registry's mutex */
     int64_t unused_since_us; /* the registry's mutex */
     bool was_exhausted;      /* the main thread's: said so already */
+    uint32_t tidied;         /* the main thread's: idle backends older than this were closed */
     UT_hash_handle hh;
     struct pool_side sides[]; /* one a worker */
 };

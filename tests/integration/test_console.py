@@ -3,8 +3,10 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import threading
+import time
 
 import psycopg
 import psycopg2
@@ -25,6 +27,7 @@ COLUMNS = {
                  " pool_mode load_balance_hosts max_connections current_connections max_client_connections"
                  " current_client_connections paused disabled",
     "LISTS": "list items",
+    "MEM": "name size used free memtotal",
     "POOLS": "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active"
              " sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode"
              " load_balance_hosts",
@@ -39,6 +42,8 @@ COLUMNS = {
                       " query_time wait_time " + " ".join(f"avg_{name}" for name in COUNTS),
     "STATS_TOTALS": "database server_assignment_count xact_count query_count bytes_received bytes_sent xact_time"
                     " query_time wait_time " + " ".join(COUNTS),
+    "USERS": "name pool_size reserve_pool_size pool_mode max_user_connections current_connections"
+             " max_user_client_connections current_client_connections",
     "VERSION": "version",
 }
 
@@ -100,7 +105,7 @@ def test_show_answers_prepared_statements_of_psycopg_3(pooler, name, binary):
             for row in rows:
                 for column, value in zip(cursor.description, row):
                     assert not isinstance(value, bytes)
-                    if column.name in NUMBERS and value is not None:
+                    if column.name in NUMBERS and value is not None and (name, column.name) != ("USERS", "pool_size"):
                         assert isinstance(value, int), f"{column.name}: {value!r}"
                     if column.name == "id":
                         assert 0 < value < 1000
@@ -567,6 +572,142 @@ def test_named_portals_keep_their_statements(pooler):
         wire.send_raw(w.parse("SHOW VERSION", "v") + w.parse("SHOW STATE", "s") + w.bind(portal="a", name="v") +
                       w.bind(portal="b", name="s") + w.execute("a") + w.execute("b") + w.sync())
         assert w.kinds(wire.recv_until(b"Z")) == "1122DCDDDCZ"
+
+
+def test_result_formats_are_kept_column_by_column(pooler):
+    with pooler.wire(db="pgkeel") as wire:
+        wire.send_raw(w.parse("SHOW LISTS") + w.bind(results=(0, 1)) + w.describe() + w.execute() + w.sync())
+        answer = dict(wire.recv_until(b"Z"))
+        one = len("items\0") + 18  # what RowDescription says of the last column, its format at the end
+        assert (answer[b"T"][-one - 2:-one], answer[b"T"][-2:]) == (b"\0\0", b"\0\1")
+        wire.send_raw(w.parse("SHOW LISTS") + w.bind(results=(0, 1)) + w.execute() + w.sync())
+        row = next(body for kind, body in wire.recv_until(b"Z") if kind == b"D")
+        assert row == b"\0\2" + b"\0\0\0\x09databases" + b"\0\0\0\4" + b"\0\0\0\1"
+
+
+def test_portal_that_does_not_exist_is_refused(pooler):
+    with pooler.wire(db="pgkeel") as wire:
+        for data in (w.execute("nothing"), w.describe("P", "nothing"),
+                     w.parse("SHOW VERSION") + w.bind(portal="a") + w.close("P", "a") + w.execute("a"),
+                     w.parse("SHOW VERSION") + w.bind() + w.sync() + w.execute()):
+            wire.send_raw(data + w.sync())
+            answer = wire.recv_until(b"Z")
+            answer = wire.recv_until(b"Z") if not w.errors(answer) else answer
+            assert w.errors(answer)[0]["C"] == "34000"
+
+
+def test_statements_and_portals_are_bounded(pooler):
+    with pooler.wire(db="pgkeel") as wire:
+        for n in range(33):
+            wire.send_raw(w.parse("SHOW VERSION", f"s{n}") + w.sync())
+            assert [e["C"] for e in w.errors(wire.recv_until(b"Z"))] == (["53000"] if n == 32 else [])
+        wire.send_raw(b"".join(w.bind(portal=f"p{n}", name="s0") for n in range(33)) + w.sync())
+        assert [e["C"] for e in w.errors(wire.recv_until(b"Z"))] == ["53000"]
+
+
+@pytest.mark.parametrize("read_buffer", [16384, 262144])
+def test_message_over_the_limit_ends_the_console_with_its_reason(postgres, start_pooler, read_buffer):
+    pooler = start_pooler(postgres, admin_users="app", read_buffer=read_buffer)
+    limit = min(read_buffer, 65535)
+    with pooler.wire(db="pgkeel") as wire:
+        assert w.kinds(wire.query("x" * (limit - 6))) == "EZ"
+        wire.send_raw(w.query("x" * (limit - 5)))
+        assert w.errors(wire.recv_all())[0]["C"] == "08P01"
+
+
+def test_reader_that_does_not_read_costs_no_memory(pooler):
+    with pooler.wire(db="pgkeel") as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.socket.settimeout(60)
+
+        def write():
+            with contextlib.suppress(OSError):
+                wire.socket.sendall(w.query("SHOW CONFIG") * 100000)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        time.sleep(1)  # by now the kernel's buffers are full, and pgkeel has stopped
+        before, ticks = pooler.rss_kb(), pooler.cpu_seconds()
+        time.sleep(1)
+        assert pooler.rss_kb() - before < 1000
+        assert pooler.cpu_seconds() - ticks < 0.3
+        assert pooler.admin("SHOW VERSION")
+        wire.socket.shutdown(socket.SHUT_RDWR)
+        writer.join()
+
+
+def test_answers_wait_for_a_slow_reader_and_all_come(pooler):
+    with pooler.wire(db="pgkeel") as wire:
+        writer = threading.Thread(target=wire.socket.sendall, args=(w.query("SHOW CONFIG") * 1000,))
+        writer.start()
+        time.sleep(0.5)
+        for _ in range(1000):
+            assert w.kinds(wire.recv_until(b"Z")).startswith("TDDD")
+        writer.join()
+
+
+def test_every_finding_of_a_reload_is_told_however_many(pooler, console):
+    good = pooler.ini_path.read_text()
+    pooler.set_ini(good + "".join(f"no_such_key_{n} = 1\n" for n in range(60)))
+    code, text = refusal(console, "RELOAD")
+    assert code == "22023"
+    assert all(f"no_such_key_{n}:" in text for n in range(60))
+
+
+def test_set_of_a_setting_is_not_claimed_to_be_done(postgres, start_pooler):
+    pooler = start_pooler(postgres, admin_users="app", stats_users="ann")
+    for user, sqlstate in (("app", "0A000"), ("ann", "42501")):
+        with contextlib.closing(pooler.connect(user, "pgkeel", autocommit=True)) as connection:
+            assert refusal(connection, "SET default_pool_size = 3")[0] == sqlstate
+            assert refusal(connection, "set Default_Pool_Size=3;")[0] == sqlstate
+            ask(connection, "SET application_name TO 'me'")
+
+
+def test_reconnect_of_an_unknown_database_is_refused(console):
+    assert refusal(console, "RECONNECT nonsense")[0] == "3D000"
+
+
+def test_reconnect_closes_idle_backends_at_once(postgres, pooler):
+    with pooler.wire() as one, pooler.wire() as two:
+        for wire in (one, two):
+            wire.query("BEGIN")
+        pids = {wire.backend_pid() for wire in (one, two)}
+        for wire in (one, two):
+            wire.query("COMMIT")
+        pooler.admin("RECONNECT")
+        wait_until(lambda: not pids & {row["pid"] for row in postgres.backends()}, what="old ones closed")
+
+
+def test_users_and_memory_are_counted(postgres, start_pooler):
+    entry = f"host=127.0.0.1 port={postgres.port} dbname=app"
+    pooler = start_pooler(postgres, {"app": entry, "other": entry}, admin_users="app", pool_size=3)
+    with pooler.wire() as one, pooler.wire(db="other") as two, pooler.wire("ann") as three:
+        for wire in (one, two, three):
+            wire.query("BEGIN")
+        users = {row["name"]: row for row in pooler.admin("SHOW USERS")}
+        assert {name: (row["current_connections"], row["current_client_connections"], row["pool_size"])
+                for name, row in users.items()} == {"app": ("2", "2", "3"), "ann": ("1", "1", "3")}
+        memory = {row["name"]: row for row in pooler.admin("SHOW MEM")}
+        assert memory["server"]["used"] == "3" and memory["client"]["used"] == "4" and memory["pool"]["used"] == "3"
+
+
+def test_databases_behind_the_star_are_shown_by_their_names(postgres, start_pooler):
+    pooler = start_pooler(postgres, {"*": f"host=127.0.0.1 port={postgres.port}"}, admin_users="app")
+    with pooler.wire(db="postgres") as wire:
+        wire.query("SELECT 1")
+        rows = {row["name"]: row for row in pooler.admin("SHOW DATABASES")}
+        assert set(rows) == {"*", "postgres"}
+        assert (rows["postgres"]["database"], rows["postgres"]["current_connections"],
+                rows["postgres"]["current_client_connections"]) == ("postgres", "1", "1")
+
+
+def test_client_on_the_unix_socket_is_shown_with_its_process(pooler, console):
+    with pooler.dial(unix=True) as wire:
+        wire.startup().login()
+        client = next(row for row in ask(console, "SHOW CLIENTS") if row["database"] == "app")
+        assert (client["addr"], client["port"], client["remote_pid"]) == ("unix", pooler.port, os.getpid())
+        other = next(row for row in ask(console, "SHOW CLIENTS") if row["database"] == "pgkeel")
+        assert (other["local_addr"], other["local_port"]) == ("127.0.0.1", pooler.port)
 
 
 def test_fakes_answer_what_drivers_ask(pooler):

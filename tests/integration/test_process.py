@@ -194,6 +194,7 @@ def test_running_query_is_finished_before_the_end(postgres, pooler):
 def test_hangup_leaves_the_renamed_log_alone_and_changes_settings(postgres, start_pooler, tmp_path):
     log, old = tmp_path / "pgkeel.log", tmp_path / "old.log"
     pooler = start_pooler(postgres, logfile=str(log), pool_size=3)
+    wait_until(lambda: "ready: " in log.read_text())
     log.rename(old)
     pooler.set_ini(pooler.ini_path.read_text().replace("default_pool_size = 3", "default_pool_size = 4"))
     pooler.reload()
@@ -217,11 +218,12 @@ def test_hangup_with_a_broken_file_keeps_serving(pooler):
 def test_start_after_kill_9_replaces_pid_file_and_socket(postgres, start_pooler, tmp_path):
     path = tmp_path / "pgkeel.pid"
     pooler = start_pooler(postgres, pidfile=str(path))
+    pooler.wait_for_log("ready: ")
     assert pooler.stop(signal.SIGKILL) == -signal.SIGKILL
     assert path.exists() and (pooler.dir / f".s.PGSQL.{pooler.port}").exists()
     pooler.process = None
     pooler.start()
-    assert int(path.read_text()) == pooler.pid
+    wait_until(lambda: int(path.read_text()) == pooler.pid, what="its own number in the pid file")
     assert pooler.admin("SHOW VERSION")
 
 
@@ -230,6 +232,7 @@ def test_pid_file_with_the_number_of_a_stranger_is_replaced(postgres, start_pool
     for text in (f"{os.getpid()}\n", "nonsense\n", "", "-1\n", "99999999999999999999\n"):
         path.write_text(text)
         pooler = start_pooler(postgres, pidfile=str(path))
+        pooler.wait_for_log("ready: ")
         assert path.read_text() == f"{pooler.pid}\n"
         assert pooler.stop() == 0
         assert not path.exists()
@@ -286,3 +289,32 @@ def test_half_logins_leave_no_descriptors(pooler):
         some()
     wait_until(lambda: pooler.fd_count() <= files + 1, what="descriptors closed")
     assert pooler.rss_kb() - memory < 3000
+
+
+def start_until_the_port_is_open(pooler):
+    """At once, unlike wait_ready(): perhaps no more than the port is there."""
+    pooler.start(wait=False)
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", pooler.port)) == 0:
+                return
+        assert pooler.is_running(), pooler.log_tail()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_signal_in_the_moment_of_the_start_ends_it_tidily(postgres, start_pooler, tmp_path, sig):
+    for number in range(10):
+        path = tmp_path / f"{number}.pid"
+        pooler = start_pooler(postgres, pidfile=str(path), start=False)
+        start_until_the_port_is_open(pooler)
+        assert pooler.stop(sig) == 0
+        assert not path.exists() and not (pooler.dir / f".s.PGSQL.{pooler.port}").exists()
+
+
+def test_hangup_in_the_moment_of_the_start_kills_nobody(postgres, start_pooler):
+    for _ in range(10):
+        pooler = start_pooler(postgres, start=False)
+        start_until_the_port_is_open(pooler)
+        pooler.reload()
+        pooler.wait_for_log("ready: ")
+        assert pooler.stop() == 0

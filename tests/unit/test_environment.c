@@ -49,8 +49,8 @@ test_bad_environment(void **state)
     static char *const bad[][2] = {
         {"DATABASE_URL=postgresql://h:1", "E DATABASE_URL : names neither a database nor a user"},
         {"DATABASE_URL_FILE=/nonexistent", "E environment DATABASE_URL_FILE: cannot read"},
-        {"PGKEEL_LISTEN_PORT=x", "E environment listen_port: must be"},
-        {"PGKEEL_AUTH_USER=x", "E environment auth_user: not built yet"},
+        {"PGKEEL_LISTEN_PORT=x", "E environment PGKEEL_LISTEN_PORT listen_port: must be"},
+        {"PGKEEL_AUTH_USER=x", "E environment PGKEEL_AUTH_USER auth_user: not built yet"},
         {"PGKEEL_LISTEN_PORT_FILE=/nonexistent", "PGKEEL_LISTEN_PORT_FILE: cannot read"},
         {"DATABASE_URL=", "E environment : no database is configured"},
     };
@@ -90,7 +90,8 @@ test_precedence(void **state)
     assert_string_equal(settings_find_database(settings, "b")->host, "env");
     while (settings_next_row(settings, &cursor, &row)) {
         static const char *const origins[][3] = {{"default_pool_size", "1", "pgkeel.ini:5"},
-            {"min_pool_size", "2", "environment"}, {"reserve_pool_size", "3", "command line"},
+            {"min_pool_size", "2", "environment PGKEEL_MIN_POOL_SIZE"},
+            {"reserve_pool_size", "3", "command line"},
             {"listen_port", "6432", "default"}};
         for (size_t i = 0; i < COUNT(origins); i++) {
             if (strcmp(row.key, origins[i][0]) == 0) {

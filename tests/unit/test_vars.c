@@ -19,7 +19,8 @@ static void
 test_names_are_found_in_any_case_and_values_replaced(void **state)
 {
     struct vars vars = {0};
-    static const char *const values[] = {"", "x", "a much longer value", "'; drop table x; --", "x"};
+    static const char *const values[] = {
+        "", "x", "a much longer value", "'; drop table x; --", "x"};
 
     (void)state;
     vars_put(&vars, "TimeZone", "UTC");
