@@ -153,7 +153,8 @@ test_nobody_can_log_in(void **state)
     struct settings *settings = load_good("[databases]\n*=\n");
 
     (void)state;
-    assert_string_equal(findings, "W pgkeel.ini auth_file: no user is known, so nobody can log in\n");
+    assert_string_equal(
+        findings, "W pgkeel.ini auth_file: no user is known, so nobody can log in\n");
     settings_release(&settings);
     settings = load_good("[databases]\n*=\n[pgkeel]\nauth_type = any\n");
     assert_string_equal(findings, "");
