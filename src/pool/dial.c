@@ -87,6 +87,34 @@ copy_line(char *to, size_t size, const char *from)
     snprintf(to, size, "%.*s", (int)(len < size ? len : size), from);
 }
 
+/* Whether libpq speaks of one host: then whoever logs it names the host, and only the cause is
+ * left. */
+static bool
+is_one_attempt(const char *message)
+{
+    static const char prefix[] = "connection to server ";
+    size_t len = sizeof(prefix) - 1;
+
+    return strncmp(message, prefix, len) == 0 && strstr(message + len, prefix) == NULL &&
+           strstr(message, " failed: ") != NULL;
+}
+
+/* Several lines as one. */
+static void
+fold_lines(char *to, size_t size, const char *message)
+{
+    size_t used = 0;
+
+    for (; *message != '\0' && used + 1 < size; message++) {
+        if (*message != '\n' && *message != '\t') {
+            to[used++] = *message;
+        } else if (used > 0 && message[1] != '\0' && to[used - 1] != ' ') {
+            to[used++] = ' ';
+        }
+    }
+    to[used] = '\0';
+}
+
 /* Turns libpq's words into a reason: PostgreSQL's own SQLSTATE and message when it gave one. */
 static void
 read_reason(struct dial *dial)
@@ -107,16 +135,11 @@ read_reason(struct dial *dial)
         return;
     }
     fail_set(&dial->fail, "08001", "%s", "");
-    char *to = dial->fail.text;
-    size_t used = 0;
-    for (; *message != '\0' && used + 1 < sizeof(dial->fail.text); message++) {
-        if (*message != '\n' && *message != '\t') {
-            to[used++] = *message;
-        } else if (used > 0 && message[1] != '\0' && to[used - 1] != ' ') {
-            to[used++] = ' ';
-        }
+    if (is_one_attempt(message)) {
+        copy_line(dial->fail.text, sizeof(dial->fail.text), strstr(message, " failed: ") + 9);
+        return;
     }
-    to[used] = '\0';
+    fold_lines(dial->fail.text, sizeof(dial->fail.text), message);
 }
 
 /* ---- the job ---- */

@@ -334,7 +334,8 @@ outage_over(struct pool *pool, const struct vars *welcome)
     if (is_first) {
         pool_log(LEVEL_INFO, &pool->sides[0], "connection pool \"%s\" ready on attempt %u",
             pool->database, seen.attempts + 1);
-    } else if (seen.is_down) {
+    }
+    if (seen.is_down) {
         pool_log(LEVEL_INFO, &pool->sides[0], "database \"%s\" is back after %.1fs", pool->database,
             (double)(loop_clock_us() - seen.since_us) / 1e6);
     }
