@@ -1,7 +1,6 @@
 /*
- * What the console asks of main: RELOAD and RECONNECT. An errand goes by post to main, then to each
- * worker, which closes its idle backends that are not of their pool's generation any more, then
- * home. Belongs to the loop it is in.
+ * What the console asks of main: RELOAD and RECONNECT. An errand goes by post to main and home
+ * again. Belongs to the loop it is in.
  */
 #pragma once
 
@@ -17,7 +16,7 @@ struct errand
     struct statement statement;
     struct daemon *daemon; /* borrows */
     uint64_t ticket;       /* of the console's client at worker `home` */
-    int home, next;
+    int home;
     struct buf findings; /* owns: what a reload reported */
     bool is_done;
     void (*done)(struct errand *errand); /* at home; owns the errand */
