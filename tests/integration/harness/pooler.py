@@ -242,6 +242,11 @@ class Pooler:
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(re.search(rf"(?m)^{name}:\s+(\d+) kB", text).group(1))
 
+    def keeps_freed_memory(self):
+        """Sanitizers hold back what was freed, so growth says nothing there; LeakSanitizer looks for leaks instead."""
+        program = pathlib.Path(self.binary).read_bytes()
+        return b"__asan_init" in program or b"__tsan_init" in program
+
     def rss_kb(self):
         return self._status_kb("VmRSS")
 
