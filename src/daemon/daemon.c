@@ -154,8 +154,9 @@ open_listeners(struct daemon *daemon, struct fail *fail)
         return fail_set(fail, "58000", "unix_socket_group \"%s\" does not exist on this machine",
             settings->unix_socket_group);
     }
-    if (!each_word(settings->listen_addr, open_tcp, daemon, fail) ||
-        !each_word(settings->unix_socket_dir, open_unix, daemon, fail)) {
+    /* TCP comes last: whoever finds the port open finds all the rest, too. */
+    if (!each_word(settings->unix_socket_dir, open_unix, daemon, fail) ||
+        !each_word(settings->listen_addr, open_tcp, daemon, fail)) {
         return false;
     }
     if (daemon->listeners == NULL) {
