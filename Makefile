@@ -36,7 +36,7 @@ export UBSAN_OPTIONS ?= print_stacktrace=1
 export TSAN_OPTIONS ?= second_deadlock_stack=1$(addprefix :suppressions=,$(abspath $(wildcard tests/tsan.supp)))
 WRAP := $(if $(filter tsan,$(FLAVOUR)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
-.PHONY: all run test check integration test-integration test-asan test-tsan deps-test fuzz fuzz-here lint \
+.PHONY: all run test check integration test-integration test-asan test-tsan deps-test outage fuzz fuzz-here lint \
 	format analyze clean install help
 .SECONDARY .DELETE_ON_ERROR:
 
@@ -70,9 +70,7 @@ endef
 $(foreach f,$(LAYERS),$(eval $(call archive_rule,$(f))))
 
 run:
-	@sh scripts/deps run
-	@$(MAKE) --no-print-directory all
-	@exec scripts/run
+	@+sh scripts/deps run && $(MAKE) --no-print-directory all && exec scripts/run
 
 # A unit test links the folders up to its module's own, so that the linker checks the layers.
 # `/* links: fake_pool.c */` among its first lines names further sources beside it.
@@ -113,6 +111,9 @@ check: $(UNITS:%=$(B)/unit/%) $(FUZZERS:%=$(B)/corpus/%)
 integration test-integration: $(BIN) | deps-test
 	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(WRAP) $(PYTHON) -m pytest -p no:cacheprovider $(T) $(PYTEST_ARGS)
 
+outage: $(BIN) | deps-test
+	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/outage/outage.py $(OUTAGE_ARGS)
+
 fuzz:
 	@+sh scripts/deps test fuzz && $(MAKE) --no-print-directory FLAVOUR=fuzz fuzz-here
 
@@ -141,9 +142,8 @@ install: $(BIN)
 
 clean:
 	rm -rf build
-
 help:
 	@echo "make [all] | run | test | check | test-integration [T=file] [PYTEST_ARGS=...] | test-asan | test-tsan"
-	@echo "     fuzz [FUZZ_SECONDS=60] | lint | format | analyze | install [PREFIX=...] [DESTDIR=...] | clean"
+	@echo "     outage [OUTAGE_ARGS=...] | fuzz [FUZZ_SECONDS=60] | lint | format | analyze | install [PREFIX=...] [DESTDIR=...] | clean"
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

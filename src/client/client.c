@@ -8,7 +8,9 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "client/aborted.h"
 #include "client/login.h"
+#include "client/loss.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -51,7 +53,8 @@ static const struct
     [CLIENT_WAITING] = {"waiting", TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
         NO_LIMIT, NULL},
     [CLIENT_PREPARING] = {"active", TO(CLIENT_ACTIVE) | TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
-    [CLIENT_ACTIVE] = {"active", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
+    [CLIENT_ACTIVE] = {"active", TO(CLIENT_IDLE) | TO(CLIENT_FAILED) | END, NO_LIMIT, NULL},
+    [CLIENT_FAILED] = {"failed", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_CONSOLE] = {"active", END, NO_LIMIT, NULL},
     [CLIENT_CLOSING] = {"closing", TO(CLIENT_CLOSED), NO_LIMIT, NULL},
     [CLIENT_CLOSED] = {"closed", 0, NO_LIMIT, NULL},
@@ -116,8 +119,12 @@ on_deadline(struct deadline *deadline)
         return;
     }
     const char *name = states[client->state].limit_name;
-    const char *sqlstate = client->state == CLIENT_IDLE ? "57P05" : "08P01";
-    fail_set(&fail, sqlstate, "%s", name != NULL ? name : "client_login_timeout");
+    if (client->state == CLIENT_IDLE) {
+        fail_set(&fail, "57P05", "terminating connection due to idle-session timeout");
+        fail_detail(&fail, "%s", name);
+    } else {
+        fail_set(&fail, "08P01", "%s", name != NULL ? name : "client_login_timeout");
+    }
     client_reject(client, &fail);
 }
 
@@ -158,6 +165,9 @@ client_become(struct client *client, enum client_state state)
     if (states[state].limit != NO_LIMIT) {
         int64_t limit_us;
         memcpy(&limit_us, (const char *)settings + states[state].limit, sizeof(limit_us));
+        if (state == CLIENT_IDLE && client->lease.side != NULL) {
+            limit_us = pool_policy(client->lease.side)->client_idle_us;
+        }
         client_limit(client, limit_us);
     } else if (client->deadline.loop != NULL) {
         deadline_stop(&client->deadline);
@@ -204,6 +214,8 @@ free_now(void *arg)
     stream_deinit(&client->stream);
     close(fd);
     vars_deinit(&client->vars);
+    loss_forget(client);
+    aborted_end(client);
     free(client->identity.user);
     free(client->identity.peer);
     free(client->identity.database);
@@ -320,6 +332,7 @@ on_event(void *arg, unsigned what)
     case CLIENT_WAITING:
     case CLIENT_PREPARING:
     case CLIENT_ACTIVE:
+    case CLIENT_FAILED:
     case CLIENT_CONSOLE:
         client->handler->on_event(client, what);
         break;
@@ -341,7 +354,8 @@ is_at_boundary(const struct client *client)
     if (client->state == CLIENT_ACTIVE) {
         return replies_is_settled(&client->lease.backend->replies);
     }
-    return client->state != CLIENT_WAITING && client->state != CLIENT_PREPARING;
+    return client->state != CLIENT_WAITING && client->state != CLIENT_PREPARING &&
+           client->state != CLIENT_FAILED;
 }
 
 void

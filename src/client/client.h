@@ -3,9 +3,10 @@
  * whole life. After login a handler serves it: the relay (client/relay) or the console
  * (ops/console).
  *
- *    GREETING ─► LOGIN ⇄ VERIFYING                        relay:   IDLE ─► WAITING ─► PREPARING ─►
- * ACTIVE ─► IDLE └──► WELCOME ─────────► IDLE           console: CONSOLE from every state: CLOSING
- * (a last word is being sent) ─► CLOSED
+ *    GREETING ─► LOGIN ⇄ VERIFYING      relay:   IDLE ─► WAITING ─► PREPARING ─► ACTIVE ─► IDLE
+ *                  └──► WELCOME ─► IDLE       its transaction was lost: ACTIVE ─► FAILED ─► IDLE
+ *                                        console: CONSOLE
+ *    from every state: CLOSING (a last word is being sent) ─► CLOSED
  */
 #pragma once
 
@@ -17,9 +18,11 @@
 
 #include <stdatomic.h>
 
+struct aborted;
 struct client;
 struct helpers;
 struct login;
+struct loss;
 struct verifiers;
 
 enum client_state
@@ -32,6 +35,7 @@ enum client_state
     CLIENT_WAITING,   /* a request waits for a backend */
     CLIENT_PREPARING, /* its settings are being put on the backend */
     CLIENT_ACTIVE,    /* holds a backend */
+    CLIENT_FAILED,    /* its transaction was lost: we answer until it ends it */
     CLIENT_CONSOLE,   /* talks to the console */
     CLIENT_CLOSING,   /* the last word is on its way */
     CLIENT_CLOSED,
@@ -56,13 +60,13 @@ struct crowds
 {
     struct crowd **all; /* borrows */
     int count;
-    struct helpers *helpers;       /* borrows */
-    const struct handler *console; /* borrows */
-    struct verifiers *verifiers;   /* owns: derived once per user */
-    uint8_t mock_secret[32];       /* of made-up verifiers */
-    uint32_t key_mask;             /* hides slots in cancel keys */
-    _Atomic int64_t max_client_conn;       /* resolved: never 0 */
-    _Atomic int64_t clients;       /* logged in or logging in */
+    struct helpers *helpers;         /* borrows */
+    const struct handler *console;   /* borrows */
+    struct verifiers *verifiers;     /* owns: derived once per user */
+    uint8_t mock_secret[32];         /* of made-up verifiers */
+    uint32_t key_mask;               /* hides slots in cancel keys */
+    _Atomic int64_t max_client_conn; /* resolved: never 0 */
+    _Atomic int64_t clients;         /* logged in or logging in */
     _Atomic uint64_t next_id;
     _Atomic bool is_draining; /* close clients at their next boundary */
 };
@@ -94,6 +98,24 @@ struct identity
     char *peer;    /* owns: "10.0.0.7:5012" */
 };
 
+/* What of a refused request is still to be dropped, as PostgreSQL would. */
+enum skipping
+{
+    SKIP_NOTHING,
+    SKIP_REQUEST, /* its first message, unless it is a Query or FunctionCall: up to its Sync */
+    SKIP_TO_SYNC,
+};
+
+/* What limits a client that holds a backend (client/limits). */
+enum limit
+{
+    LIMIT_NONE,
+    LIMIT_QUERY,
+    LIMIT_TRANSACTION,
+    LIMIT_IDLE_TRANSACTION,
+    LIMIT_IDLE,
+};
+
 /* Where the relay stands with this client. */
 struct relay_state
 {
@@ -101,10 +123,16 @@ struct relay_state
     bool drops_client_rest;   /* they go nowhere */
     bool is_backlogged;       /* too many replies are owed: kept messages wait */
     bool passes_backend_rest; /* the backend's large message goes to the client */
-    bool is_skipping;         /* a request was refused: drop all up to its end */
+    enum skipping skipping;   /* a request was refused */
     bool is_told_to_wait;     /* the NOTICE of query_wait_notify was sent for this request */
     bool is_leaving;          /* said goodbye or closed its side: finish what is complete */
+    bool is_cancelled;        /* a cancel request was passed on for the oldest request */
+    bool was_served;          /* a request of this lease was answered */
+    bool is_limit_told;       /* the client was told that `expired` is over */
+    enum limit expired;       /* is over: what runs is being cancelled */
     int64_t request_us, transaction_us; /* when they began; 0: none */
+    struct loss *loss;       /* owns, or NULL: what an open request or transaction would undo */
+    struct aborted *aborted; /* owns while FAILED, or while a chained transaction is to be opened */
 };
 
 struct client

@@ -5,6 +5,8 @@
 #include "client/deliver.h"
 
 #include "base/state.h"
+#include "client/limits.h"
+#include "client/loss.h"
 
 static void
 count_request(struct client *client)
@@ -12,6 +14,9 @@ count_request(struct client *client)
     struct pool_counts *counts = &client->lease.side->counts;
     int64_t now_us = loop_now_us(client->crowd->pool.loop);
 
+    client->relay.was_served = true;
+    client->relay.is_cancelled = false;
+    loss_note_answer(client);
     counts->queries++;
     counts->query_us += (uint64_t)(now_us - client->relay.request_us);
     client->relay.request_us = now_us;
@@ -22,35 +27,105 @@ count_request(struct client *client)
     }
 }
 
-/* Looks at one whole message and says what becomes of it. FATAL errors are not forwarded: what they
- * mean for the client is known when the stream has ended. */
-static enum reply_verdict
-judge(struct backend *backend, struct client *client, const struct message *message, bool is_whole)
-{
-    const char *name, *value;
+/* What a reply tells about the request that it answers. */
+static const uint8_t seen_by[256] = {
+    [MSG_DATA_ROW] = SEEN_ROWS,
+    [MSG_PORTAL_SUSPENDED] = SEEN_ROWS,
+    [MSG_COPY_IN] = SEEN_ROWS,
+    [MSG_COPY_OUT] = SEEN_ROWS,
+    [MSG_COPY_BOTH] = SEEN_ROWS,
+    [MSG_COPY_DATA] = SEEN_ROWS,
+    [MSG_COPY_DONE] = SEEN_ROWS,
+    [MSG_COMMAND_COMPLETE] = SEEN_ROWS | SEEN_COMPLETED,
+    [MSG_EMPTY_QUERY] = SEEN_ROWS | SEEN_COMPLETED,
+    [MSG_FUNCTION_RESULT] = SEEN_ROWS | SEEN_COMPLETED,
+    [MSG_ERROR] = SEEN_ROWS | SEEN_ERROR,
+};
 
-    if (message->type == MSG_ERROR && is_whole && backend_note_error(backend, message)) {
-        return REPLY_SWALLOW;
+/* One read of a backend on its way to the client. */
+struct passage
+{
+    const uint8_t *data, *end;
+    const uint8_t *span;  /* from here on nothing was forwarded yet */
+    const uint8_t *reply; /* here begin, in this read, the replies to the oldest request */
+    unsigned seen;        /* SEEN_ bits of the oldest, of this read */
+};
+
+/* The books that follow the replies: what is held for sending again, what was counted. */
+static enum reply_verdict
+follow_reply(struct passage *passage, struct client *client, const struct message *message)
+{
+    struct backend *backend = client->lease.backend;
+    struct held *held = &backend->held;
+
+    passage->seen |= SEEN_ANYTHING | seen_by[message->type];
+    held->completions += (seen_by[message->type] & SEEN_COMPLETED) != 0;
+    switch (message->type) {
+    case MSG_ERROR:
+        for (; backend->replies.skipped > 0; backend->replies.skipped--) {
+            held_join(held);
+        }
+        return REPLY_FORWARD;
+    case MSG_COPY_IN:
+    case MSG_COPY_BOTH:
+        held->is_blind = true;
+        return REPLY_FORWARD;
+    case MSG_READY:
+        count_request(client);
+        passage->seen = 0;
+        passage->reply = passage->data + message->len;
+        if (replies_is_empty(&backend->replies) && !backend->replies.is_open) {
+            held_clear(held);
+        } else {
+            held_answered(held);
+        }
+        /* The FATAL that follows takes its place. */
+        return backend->replies.status != 'I' &&
+                       pool_policy(client->lease.side)->mode == POOL_STATEMENT
+                   ? REPLY_SWALLOW
+                   : REPLY_FORWARD;
+    default:
+        return REPLY_FORWARD;
     }
+}
+
+/* Looks at one message and says what becomes of it. */
+static enum reply_verdict
+judge(struct passage *passage, struct client *client, const struct message *message, bool is_whole)
+{
+    struct backend *backend = client->lease.backend;
+    const char *name, *value;
+    char before = backend->replies.status;
+
     if (message->type == MSG_READY && !is_whole) {
         return REPLY_UNEXPECTED;
     }
     enum reply_verdict verdict = replies_take(&backend->replies, message);
-    if (verdict == REPLY_UNEXPECTED) {
+    if (verdict != REPLY_FORWARD) {
+        if (message->type == MSG_PARAMETER_STATUS && verdict == REPLY_SWALLOW && is_whole) {
+            backend_note_parameter(backend, message, &name, &value);
+        }
         return verdict;
     }
     if (message->type == MSG_PARAMETER_STATUS && is_whole &&
-        backend_note_parameter(backend, message, &name, &value) && verdict == REPLY_FORWARD) {
+        backend_note_parameter(backend, message, &name, &value)) {
+        loss_note_setting(client);
         vars_put(&client->vars, name, value);
     }
-    if (message->type == MSG_READY && verdict == REPLY_FORWARD) {
-        count_request(client);
-        /* The FATAL that follows takes its place. */
-        bool is_refused = backend->replies.status != 'I' &&
-                          pool_policy(client->lease.side)->mode == POOL_STATEMENT;
-        verdict = is_refused ? REPLY_SWALLOW : verdict;
+    if (message->type == MSG_READY && before == 'I' && backend->replies.status == 'T') {
+        held_note_opening(&backend->held);
     }
-    return verdict;
+    if (buf_len(&backend->held.told) > 0 && is_whole) {
+        int was_told = held_was_told(&backend->held, message);
+        if (was_told < 0) {
+            return REPLY_UNEXPECTED;
+        }
+        if (was_told > 0) {
+            passage->reply = passage->data + message->len;
+            return REPLY_SWALLOW;
+        }
+    }
+    return follow_reply(passage, client, message);
 }
 
 static void
@@ -62,57 +137,131 @@ forward_to_client(struct client *client, const uint8_t *data, size_t len)
     }
 }
 
-/* Bytes of a large message of the backend; *span_inout moves over them when nobody gets them. */
-static const uint8_t *
-pass_backend_rest(struct client *client, struct backend *backend, const uint8_t *data,
-    const uint8_t *end, const uint8_t **span)
+/* Bytes of a large message of the backend; the span moves over them when nobody gets them. */
+static void
+pass_backend_rest(struct passage *passage, struct client *client, struct backend *backend)
 {
-    size_t len = (size_t)(end - data);
+    size_t len = (size_t)(passage->end - passage->data);
     size_t rest = backend->skip_len < len ? backend->skip_len : len;
 
     backend->skip_len -= (uint32_t)rest;
+    passage->data += rest;
+    passage->reply = passage->data;
     if (!client->relay.passes_backend_rest) {
-        *span = data + rest;
+        passage->span = passage->data;
     }
-    return data + rest;
 }
 
-/* Forwards a backend's whole messages in as few writes as possible; keeps the tail. False with the
- * reason when the backend has lost its place. */
+/* PostgreSQL says goodbye, or that it may not write any more. What it said before of the request
+ * that it answers now stays here: that request may be sent again. */
 static bool
-forward_messages(struct client *client, struct backend *backend, const uint8_t *data,
-    const uint8_t *end, struct fail *fail)
+is_last_word(struct client *client, const struct message *message, bool is_whole, struct fail *fail)
 {
-    const uint8_t *span = data;
+    struct backend *backend = client->lease.backend;
+
+    if (message->type != MSG_ERROR || !is_whole) {
+        return false;
+    }
+    if (backend_note_error(backend, message)) {
+        *fail = *backend->last_fail;
+        return true;
+    }
+    return loss_is_demotion(client, message, fail);
+}
+
+/* The answer to a cancel request of ours: the client is told which limit was over instead. */
+static void
+explain_limit(struct passage *passage, struct client *client, const struct message *message)
+{
+    struct buf instead = {0};
+
+    if (limits_explain(client, message, &instead)) {
+        forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+        passage->span = passage->data + message->len;
+        client_send(client, &instead);
+    }
+}
+
+/* Forwards whole messages in as few writes as possible. False with the reason when the backend has
+ * said its last word or lost its place. */
+static bool
+forward_messages(struct passage *passage, struct client *client, struct fail *fail)
+{
+    struct backend *backend = client->lease.backend;
     struct message message;
     size_t most;
 
     loop_scratch(client->crowd->pool.loop, &most);
-    data = pass_backend_rest(client, backend, data, end, &span);
-    while (data < end) {
-        enum message_result result = message_peek(data, (size_t)(end - data), &message);
-        bool is_whole = result == MESSAGE_OK && message_is_complete(&message, (size_t)(end - data));
+    while (passage->data < passage->end) {
+        size_t len = (size_t)(passage->end - passage->data);
+        enum message_result result = message_peek(passage->data, len, &message);
+        bool is_whole = result == MESSAGE_OK && message_is_complete(&message, len);
         if (result == MESSAGE_MORE || (result == MESSAGE_OK && !is_whole && message.len <= most)) {
             break;
         }
-        enum reply_verdict verdict =
-            result == MESSAGE_BAD ? REPLY_UNEXPECTED : judge(backend, client, &message, is_whole);
-        if (verdict == REPLY_UNEXPECTED) {
-            return fail_set(fail, "08P01", "unexpected message '%c' from the server", data[0]);
+        if (result == MESSAGE_OK && is_last_word(client, &message, is_whole, fail)) {
+            return false;
         }
-        size_t step = is_whole ? message.len : (size_t)(end - data);
+        if (result == MESSAGE_OK && message.type == MSG_ERROR && is_whole &&
+            client->relay.expired != LIMIT_NONE) {
+            explain_limit(passage, client, &message);
+        }
+        enum reply_verdict verdict =
+            result == MESSAGE_BAD ? REPLY_UNEXPECTED : judge(passage, client, &message, is_whole);
+        if (verdict == REPLY_UNEXPECTED) {
+            return fail_set(
+                fail, "08P01", "unexpected message '%c' from the server", passage->data[0]);
+        }
+        size_t step = is_whole ? message.len : len;
         if (verdict == REPLY_SWALLOW) {
-            forward_to_client(client, span, (size_t)(data - span));
-            span = data + step;
+            forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+            passage->span = passage->data + step;
         }
         backend->skip_len = is_whole ? 0 : message.len - (uint32_t)step;
         client->relay.passes_backend_rest = verdict == REPLY_FORWARD;
-        data += step;
+        passage->seen |= is_whole ? 0 : SEEN_ROWS;
+        passage->data += step;
     }
-    forward_to_client(client, span, (size_t)(data - span));
-    if (data < end) {
-        stream_keep(&backend->stream, data, (size_t)(end - data));
+    return true;
+}
+
+/* The end of a read: what was forwarded of an unfinished answer is remembered. */
+static void
+finish_passage(struct passage *passage, struct client *client)
+{
+    struct backend *backend = client->lease.backend;
+
+    forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+    if (passage->data < passage->end) {
+        stream_keep(&backend->stream, passage->data, (size_t)(passage->end - passage->data));
     }
+    if (backend->held.count == 0) {
+        return;
+    }
+    backend->held.seen |= passage->seen;
+    if (!(backend->held.seen & SEEN_ROWS)) {
+        held_tell(&backend->held, passage->reply, passage->data);
+    }
+}
+
+static bool
+pass_on(struct client *client, uint8_t *data, size_t len, struct fail *fail)
+{
+    struct backend *backend = client->lease.backend;
+    struct passage passage = {
+        .data = data, .end = data + len, .span = data, .reply = data, .seen = 0};
+
+    pass_backend_rest(&passage, client, backend);
+    if (!forward_messages(&passage, client, fail)) {
+        /* Answers of earlier requests of this read are complete; this one's are not. */
+        bool has_answers = passage.reply > passage.span;
+        forward_to_client(
+            client, passage.span, has_answers ? (size_t)(passage.reply - passage.span) : 0);
+        backend->held.is_withheld = passage.data > passage.reply;
+        backend->held.seen |= passage.seen & (SEEN_ANYTHING | SEEN_COMPLETED);
+        return false;
+    }
+    finish_passage(&passage, client);
     return true;
 }
 
@@ -124,7 +273,7 @@ deliver(struct client *client, struct backend *backend, struct fail *fail)
 
     switch (stream_read(&backend->stream, &data, &len)) {
     case STREAM_OK:
-        return forward_messages(client, backend, data, data + len, fail);
+        return pass_on(client, data, len, fail);
     case STREAM_WAIT:
         return true;
     case STREAM_EOF:

@@ -15,7 +15,11 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "client/aborted.h"
 #include "client/deliver.h"
+#include "client/intake.h"
+#include "client/limits.h"
+#include "client/loss.h"
 #include "client/params.h"
 #include "client/wait.h"
 #include "pool/cancel.h"
@@ -25,8 +29,8 @@
 
 static const struct lease_ops relay_ops;
 
-static void consume(struct client *client, const uint8_t *data, size_t len);
 static void settle(struct client *client);
+static void on_kept(struct client *client);
 
 static struct client *
 client_of(struct lease *lease)
@@ -34,40 +38,45 @@ client_of(struct lease *lease)
     return (struct client *)((char *)lease - offsetof(struct client, lease));
 }
 
-static void
-protocol_error(struct client *client, const char *text)
-{
-    struct fail fail;
-
-    stats_add(METRIC_protocol_errors_total, 1);
-    fail_set(&fail, "08P01", "%s", text);
-    client_reject(client, &fail);
-}
-
 /* ---- the lease begins ---- */
+
+/* Requests may be forwarded from now on. */
+static void
+use_backend(struct client *client)
+{
+    client_become(client, CLIENT_ACTIVE);
+    client->relay.transaction_us = client->relay.request_us = loop_now_us(client->crowd->pool.loop);
+    limits_begin(client);
+}
 
 /* The backend is there: true when requests may be forwarded now. */
 static bool
 lease_begins(struct client *client)
 {
+    const char *chain = aborted_chain(client);
+
     client->lease.side->counts.assignments++;
-    if (!params_apply(client)) {
+    client->relay.was_served = false;
+    bool is_prepared = params_apply(client);
+    if (chain != NULL) {
+        backend_send_query(client->lease.backend, chain);
+    }
+    if (!is_prepared || chain != NULL) {
         client_become(client, CLIENT_PREPARING);
         return false;
     }
-    client_become(client, CLIENT_ACTIVE);
+    use_backend(client);
     return true;
 }
 
-static bool
-obtain_backend(struct client *client)
+bool
+relay_obtain_backend(struct client *client)
 {
     switch (client->state) {
     case CLIENT_ACTIVE:
         return true;
     case CLIENT_IDLE:
         client->relay.request_us = loop_now_us(client->crowd->pool.loop);
-        client->relay.transaction_us = client->relay.request_us;
         if (lease_take(&client->lease)) {
             return lease_begins(client);
         }
@@ -80,6 +89,7 @@ obtain_backend(struct client *client)
     case CLIENT_WELCOME:
     case CLIENT_WAITING:
     case CLIENT_PREPARING:
+    case CLIENT_FAILED:
     case CLIENT_CONSOLE:
     case CLIENT_CLOSING:
     case CLIENT_CLOSED:
@@ -111,132 +121,19 @@ on_refused(struct lease *lease, const struct fail *fail)
 
 /* ---- from the client ---- */
 
-enum gate
-{
-    GATE_FORWARD, /* goes with the others */
-    GATE_DROP,    /* means nothing now */
-    GATE_WAIT,    /* no backend yet: keep it */
-    GATE_STOP,    /* the client is gone or closing */
-};
-
-/* What becomes of one message of the client. */
-static enum gate
-admit_message(struct client *client, const struct message *message)
-{
-    bool has_backend = client->state == CLIENT_ACTIVE;
-
-    if (message->type == MSG_TERMINATE) {
-        client->relay.is_leaving = true;
-        return GATE_STOP;
-    }
-    if (!has_backend) {
-        /* Left over from a COPY that has failed already, or nothing to flush. */
-        if (message->type == MSG_COPY_DATA || message->type == MSG_COPY_DONE ||
-            message->type == MSG_COPY_FAIL || message->type == MSG_FLUSH) {
-            return GATE_DROP;
-        }
-        if (!replies_may_send(message->type)) {
-            protocol_error(client, "invalid frontend message type");
-            return GATE_STOP;
-        }
-        if (!obtain_backend(client)) {
-            return client->state < CLIENT_CLOSING ? GATE_WAIT : GATE_STOP;
-        }
-    }
-    struct replies *replies = &client->lease.backend->replies;
-    if (replies->count >= REPLIES_MAX) {
-        client->relay.is_backlogged = true;
-        return GATE_WAIT;
-    }
-    if (replies_is_empty(replies)) {
-        client->relay.request_us = loop_now_us(client->crowd->pool.loop);
-    }
-    if (!replies_sent(replies, message->type)) {
-        protocol_error(client, "invalid frontend message type");
-        return GATE_STOP;
-    }
-    client->lease.side->counts.client_parses += message->type == MSG_PARSE;
-    client->lease.side->counts.server_parses += message->type == MSG_PARSE;
-    client->lease.side->counts.binds += message->type == MSG_BIND;
-    return GATE_FORWARD;
-}
-
 static void
-forward_to_backend(struct client *client, const uint8_t *data, size_t len)
+take_in(struct client *client, const uint8_t *data, size_t len)
 {
-    if (len > 0) {
-        client->lease.side->counts.received += len;
-        stream_write(&client->lease.backend->stream, data, len);
+    switch (intake_take(client, data, len)) {
+    case INTAKE_OVER:
+        break;
+    case INTAKE_TAKEN:
+        settle(client);
+        break;
+    case INTAKE_AGAIN:
+        on_kept(client);
+        break;
     }
-}
-
-/* Bytes of a large message whose beginning was passed on already. */
-static size_t
-pass_rest(struct client *client, size_t len)
-{
-    size_t rest = client->relay.client_rest < len ? client->relay.client_rest : len;
-
-    client->relay.client_rest -= (uint32_t)rest;
-    return rest;
-}
-
-/* Takes the client's bytes: forwards whole messages in one write, keeps the tail. */
-static void
-consume(struct client *client, const uint8_t *data, size_t len)
-{
-    const uint8_t *span = data; /* from here on nothing was forwarded yet */
-    const uint8_t *end = data + len;
-    struct message message;
-    size_t most;
-
-    loop_scratch(client->crowd->pool.loop, &most);
-    data += pass_rest(client, len);
-    if (client->relay.drops_client_rest) {
-        span = data;
-    }
-    if (client->relay.is_skipping) {
-        data += wait_skip_request(client, data, (size_t)(end - data));
-        span = data;
-    }
-    while (data < end && !client->relay.is_leaving && !client->relay.is_skipping) {
-        enum message_result result = message_peek(data, (size_t)(end - data), &message);
-        if (result == MESSAGE_BAD) {
-            protocol_error(client, "invalid message length");
-            return;
-        }
-        if (result == MESSAGE_OK && message.len > client->crowd->pool.settings->max_packet_size) {
-            protocol_error(client, "message is larger than max_packet_size");
-            return;
-        }
-        bool is_whole = result == MESSAGE_OK && message_is_complete(&message, (size_t)(end - data));
-        if (!is_whole && (result == MESSAGE_MORE || message.len <= most)) {
-            break;
-        }
-        enum gate gate = admit_message(client, &message);
-        if (gate == GATE_WAIT || client->state >= CLIENT_CLOSING) {
-            break;
-        }
-        size_t step = is_whole ? message.len : (size_t)(end - data);
-        if (gate == GATE_DROP || gate == GATE_STOP) {
-            if (client->lease.backend != NULL) {
-                forward_to_backend(client, span, (size_t)(data - span));
-            }
-            span = data + step;
-        }
-        client->relay.client_rest = is_whole ? 0 : message.len - (uint32_t)step;
-        client->relay.drops_client_rest = gate == GATE_DROP;
-        data += step;
-    }
-    if (client->state >= CLIENT_CLOSING) {
-        return;
-    }
-    if (client->state == CLIENT_ACTIVE) {
-        forward_to_backend(client, span, (size_t)(data - span));
-    }
-    if (data < end && !client->relay.is_leaving) {
-        stream_keep(&client->stream, data, (size_t)(end - data));
-    }
-    settle(client);
 }
 
 static void
@@ -245,8 +142,13 @@ on_kept(struct client *client)
     uint8_t *data;
     size_t len;
 
+    /* A chained transaction is opened whether or not the client says anything more. */
+    if (client->state == CLIENT_IDLE && aborted_owes_ready(client) &&
+        !relay_obtain_backend(client)) {
+        return;
+    }
     if (stream_kept(&client->stream, &data, &len) == STREAM_OK) {
-        consume(client, data, len);
+        take_in(client, data, len);
     } else {
         settle(client);
     }
@@ -281,7 +183,7 @@ read_client(struct client *client)
     }
     enum stream_result result = stream_read(&client->stream, &data, &len);
     if (result == STREAM_OK) {
-        consume(client, data, len);
+        take_in(client, data, len);
     } else if (result != STREAM_WAIT) {
         client_left(client, result);
     }
@@ -307,19 +209,6 @@ on_client_event(struct client *client, unsigned what)
 
 /* ---- from the backend ---- */
 
-/* The backend ended or lost its place while this client held it. */
-static void
-backend_lost(struct client *client, const struct fail *fail)
-{
-    struct fail told = *fail;
-
-    if (told.detail[0] == '\0' && strcmp(told.sqlstate, "08006") != 0) {
-        fail_detail(&told, "The server connection was lost.");
-    }
-    lease_discard(&client->lease, fail);
-    client_reject(client, &told);
-}
-
 static void
 on_backend(struct lease *lease, unsigned what)
 {
@@ -331,10 +220,11 @@ on_backend(struct lease *lease, unsigned what)
         stream_want_read(&client->stream, !client->relay.is_leaving);
     }
     if (what & WATCH_READ && !deliver(client, backend, &fail)) {
-        backend_lost(client, &fail);
+        loss_take(client, &fail);
         return;
     }
-    if (client->relay.is_backlogged && backend->replies.count < REPLIES_MAX / 2) {
+    if (client->relay.is_backlogged && backend->replies.count < REPLIES_MAX / 2 &&
+        backend->held.count < HELD_MAX / 2) {
         client->relay.is_backlogged = false;
         on_kept(client);
         return;
@@ -351,11 +241,15 @@ finish_preparing(struct client *client)
     struct fail fail;
 
     if (!params_applied(client, &fail)) {
-        lease_return(&client->lease, true);
+        client->lease.backend->duty.is_dirty = true;
+        lease_abandon(&client->lease, false, false);
         client_reject(client, &fail);
         return;
     }
-    client_become(client, CLIENT_ACTIVE);
+    use_backend(client);
+    if (aborted_chain(client) != NULL) {
+        aborted_chained(client);
+    }
     stream_want_read(&client->stream, !client->relay.is_leaving);
     on_kept(client);
 }
@@ -414,7 +308,7 @@ settle(struct client *client)
 {
     struct backend *backend = client->lease.backend;
 
-    if (client->state == CLIENT_PREPARING && replies_is_settled(&backend->replies)) {
+    if (client->state == CLIENT_PREPARING && replies_is_empty(&backend->replies)) {
         finish_preparing(client);
         return;
     }
@@ -423,7 +317,7 @@ settle(struct client *client)
             client_left(client, STREAM_ERROR);
             return;
         }
-        if (breaks_statement_mode(client)) {
+        if (breaks_statement_mode(client) || limits_settle(client)) {
             return;
         }
         if (is_over(client, backend) && pool_policy(client->lease.side)->mode != POOL_SESSION) {
@@ -435,7 +329,8 @@ settle(struct client *client)
     }
     /* Whatever an idle client has left over is the beginning of a message that will not be
      * finished. */
-    if (client->relay.is_leaving && client->state == CLIENT_IDLE) {
+    if (client->relay.is_leaving &&
+        (client->state == CLIENT_IDLE || client->state == CLIENT_FAILED)) {
         client_close(client, NULL);
     } else if (client->relay.is_leaving && client->state == CLIENT_ACTIVE &&
                (replies_is_empty(&client->lease.backend->replies) ||
@@ -484,6 +379,7 @@ on_cancel(struct client *client)
         return;
     }
     if (client->state == CLIENT_ACTIVE && !replies_is_empty(&client->lease.backend->replies)) {
+        client->relay.is_cancelled = true;
         cancel_send(client->lease.backend);
     }
 }

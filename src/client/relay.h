@@ -9,3 +9,7 @@
 #include "client/client.h"
 
 extern const struct handler relay_handler;
+
+/* Sees to it that the client has a backend. True when requests may be forwarded now; false when
+ * they wait (the relay goes on by itself), or the client is closing. */
+must_check bool relay_obtain_backend(struct client *client);

@@ -5,6 +5,8 @@
 #include "client/wait.h"
 
 #include "base/stats.h"
+#include "client/aborted.h"
+#include "client/loss.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -17,6 +19,26 @@ enum
     LOOK_AGAIN_US = 1000000
 };
 
+/* Who has all the backends: how many there are, who waits, how old the oldest lease is. */
+static void
+describe_busy(
+    struct pool *pool, const struct outage *outage, int64_t now_us, struct fail *fail)
+{
+    struct ledger_view view = ledger_look(&pool->ledger);
+    char oldest[64] = "";
+    char reason[300] = "";
+
+    if (outage->oldest_lease_us > 0) {
+        snprintf(oldest, sizeof(oldest), ", oldest transaction %.1f s",
+            (double)(now_us - outage->oldest_lease_us) / 1e6);
+    }
+    if (outage->is_busy) {
+        snprintf(reason, sizeof(reason), "; PostgreSQL: %.250s", outage->fail.text);
+    }
+    fail_detail(fail, "pool %d/%d busy, %d waiting%s%s", view.total - view.idle, view.limit,
+        view.waiting, oldest, reason);
+}
+
 int64_t
 wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
 {
@@ -25,27 +47,24 @@ wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
     int64_t now_us = loop_now_us(client->crowd->pool.loop);
     int64_t waited_us = now_us - since_us;
     struct outage outage = pool_outage(pool);
-    bool is_down = outage.is_down && strcmp(outage.fail.sqlstate, "53300") != 0;
     int64_t limit_us =
-        is_down ? settings->server_down_timeout : pool_policy(client->lease.side)->wait_us;
+        outage.is_down ? settings->server_down_timeout : pool_policy(client->lease.side)->wait_us;
 
     if (limit_us <= 0 || waited_us < limit_us) {
         int64_t left_us = limit_us <= 0 ? LOOK_AGAIN_US : limit_us - waited_us;
         return left_us < LOOK_AGAIN_US ? left_us : LOOK_AGAIN_US;
     }
     stats_add(METRIC_lease_wait_timeouts_total, 1);
-    if (is_down) {
+    if (outage.is_down) {
         fail_set(fail, "57P03", "database \"%s\" is not reachable: %s", pool->database,
             outage.fail.text);
         fail_detail(fail, "down for %.1f s, %u attempts", (double)(now_us - outage.since_us) / 1e6,
             outage.attempts);
         return 0;
     }
-    struct ledger_view view = ledger_look(&pool->ledger);
-    fail_set(fail, "53300", "no free server connection for \"%s\" within %.0f s", pool->database,
+    fail_set(fail, "53300", "no free server connection for \"%s\" within %g s", pool->database,
         (double)limit_us / 1e6);
-    fail_detail(
-        fail, "pool %d/%d busy, %d waiting", view.total - view.idle, view.limit, view.waiting);
+    describe_busy(pool, &outage, now_us, fail);
     return 0;
 }
 
@@ -66,25 +85,48 @@ wait_begin(struct client *client)
     deadline_start(&client->deadline, client->crowd->pool.loop, first_us, on_wait_deadline);
 }
 
-size_t
-wait_skip_request(struct client *client, const uint8_t *data, size_t len)
+/* Whether the request ends with this message, after an error in it: one that began in the extended
+ * protocol ends with its Sync only. */
+static bool
+ends_skipped(struct client *client, uint8_t type)
 {
-    struct message message;
-    struct buf buf = {0};
-    size_t used = 0;
+    bool is_simple = type == MSG_QUERY || type == MSG_FUNCTION_CALL;
 
-    while (client->relay.is_skipping &&
-           message_peek(data + used, len - used, &message) == MESSAGE_OK &&
-           message_is_complete(&message, len - used)) {
-        used += message.len;
-        client->relay.is_skipping = message.type != MSG_SYNC && message.type != MSG_QUERY &&
-                                    message.type != MSG_FUNCTION_CALL;
+    if (client->relay.skipping == SKIP_REQUEST && is_simple) {
+        return true;
     }
-    if (!client->relay.is_skipping) {
+    client->relay.skipping = SKIP_TO_SYNC;
+    return type == MSG_SYNC;
+}
+
+void
+wait_skip_message(struct client *client, uint8_t type)
+{
+    struct buf buf = {0};
+
+    loss_say_owed(client);
+    if (ends_skipped(client, type)) {
+        client->relay.skipping = SKIP_NOTHING;
+        message_add_ready(&buf, client->state == CLIENT_FAILED ? 'E' : 'I');
+        client_send(client, &buf);
+    }
+}
+
+/* The client does not get what it waits for: nothing, or its request, is dropped. */
+static void
+drop_request(struct client *client)
+{
+    struct buf buf = {0};
+
+    loss_forget(client);
+    client->relay.request_us = 0;
+    client->relay.skipping = SKIP_REQUEST;
+    if (aborted_owes_ready(client)) {
+        client->relay.skipping = SKIP_NOTHING;
         message_add_ready(&buf, 'I');
         client_send(client, &buf);
     }
-    return used;
+    aborted_end(client);
 }
 
 void
@@ -100,8 +142,7 @@ wait_refuse(struct client *client, const struct fail *fail)
     client_become(client, CLIENT_IDLE);
     message_add_error(&buf, "ERROR", fail);
     client_send(client, &buf);
-    client->relay.is_skipping = true;
-    client->relay.request_us = 0;
+    drop_request(client);
     stream_want_read(&client->stream, true);
     client->handler->on_kept(client);
 }

@@ -18,6 +18,5 @@ void wait_begin(struct client *client);
 /* The request that waits will not be served. The client must not hold a backend. */
 void wait_refuse(struct client *client, const struct fail *fail);
 
-/* Drops a refused request message by message; answers ReadyForQuery at its end. Returns how many
- * bytes it took. */
-size_t wait_skip_request(struct client *client, const uint8_t *data, size_t len);
+/* Another message of a refused request is dropped; ReadyForQuery is answered at its end. */
+void wait_skip_message(struct client *client, uint8_t type);

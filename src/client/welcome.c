@@ -68,6 +68,14 @@ on_refused(struct lease *lease, const struct fail *fail)
 }
 
 static void
+take_backend(struct client *client)
+{
+    if (lease_take(&client->lease)) {
+        on_granted(&client->lease);
+    }
+}
+
+static void
 on_backend(struct lease *lease, unsigned what)
 {
     struct client *client = (struct client *)((char *)lease - offsetof(struct client, lease));
@@ -75,8 +83,9 @@ on_backend(struct lease *lease, unsigned what)
     struct fail fail;
 
     if (!deliver_own(lease, what, &fail)) {
+        /* Nothing of the client's was done there: another one will do, as long as it may wait. */
         lease_discard(lease, &fail);
-        client_reject(client, &fail);
+        take_backend(client);
         return;
     }
     if (!replies_is_settled(&lease->backend->replies)) {
@@ -163,8 +172,6 @@ welcome_admit(struct client *client, struct fail *fail)
     login->waits_since_us = loop_now_us(crowd->pool.loop);
     deadline_start(&client->deadline, crowd->pool.loop,
         wait_too_long(client, login->waits_since_us, fail), on_welcome_deadline);
-    if (lease_take(&client->lease)) {
-        on_granted(&client->lease);
-    }
+    take_backend(client);
     return true;
 }

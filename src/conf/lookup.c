@@ -27,11 +27,17 @@ static const struct
         offsetof(struct user_settings, max_user_connections)},
     {"query_wait_timeout", KEY_query_wait_timeout,
         offsetof(struct user_settings, query_wait_timeout)},
+    {"query_timeout", KEY_query_timeout, offsetof(struct user_settings, query_timeout)},
+    {"transaction_timeout", KEY_transaction_timeout,
+        offsetof(struct user_settings, transaction_timeout)},
+    {"idle_transaction_timeout", KEY_idle_transaction_timeout,
+        offsetof(struct user_settings, idle_transaction_timeout)},
+    {"client_idle_timeout", KEY_client_idle_timeout,
+        offsetof(struct user_settings, client_idle_timeout)},
 };
 
 /* PgBouncer's, which nothing obeys for single users so far. */
-static const char *const passed_over[] = {"query_timeout", "idle_transaction_timeout",
-    "transaction_timeout", "client_idle_timeout", "max_user_client_connections"};
+static const char *const passed_over[] = {"max_user_client_connections"};
 
 struct draft
 {
@@ -95,7 +101,8 @@ user_settings_read(
     user->name = mem_string(name);
     text_copy(user->place, sizeof(user->place), place);
     user->pool_size = user->reserve_pool_size = user->max_user_connections = NOT_SET;
-    user->query_wait_timeout = NOT_SET;
+    user->query_wait_timeout = user->query_timeout = user->transaction_timeout = NOT_SET;
+    user->idle_transaction_timeout = user->client_idle_timeout = NOT_SET;
     user->pool_mode = NOT_SET;
     HASH_ADD_KEYPTR(hh, *users, user->name, strlen(user->name), user);
 
@@ -239,6 +246,52 @@ settings_connect_query(const struct settings *settings, const char *database)
     const struct database *d = settings_find_database(settings, database);
 
     return d == NULL ? NULL : d->connect_query;
+}
+
+int64_t
+settings_query_timeout(const struct settings *settings, const char *user)
+{
+    const struct user_settings *u = find_user(settings, user);
+
+    return first_set(OF(u, query_timeout), NOT_SET, settings->query_timeout);
+}
+
+int64_t
+settings_transaction_timeout(const struct settings *settings, const char *user)
+{
+    const struct user_settings *u = find_user(settings, user);
+
+    return first_set(OF(u, transaction_timeout), NOT_SET, settings->transaction_timeout);
+}
+
+int64_t
+settings_idle_transaction_timeout(const struct settings *settings, const char *user)
+{
+    const struct user_settings *u = find_user(settings, user);
+
+    return first_set(
+        OF(u, idle_transaction_timeout), NOT_SET, settings->idle_transaction_timeout);
+}
+
+int64_t
+settings_client_idle_timeout(const struct settings *settings, const char *user)
+{
+    const struct user_settings *u = find_user(settings, user);
+
+    return first_set(OF(u, client_idle_timeout), NOT_SET, settings->client_idle_timeout);
+}
+
+const char *
+settings_session_attributes(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+
+    for (int i = 0; d != NULL && d->keywords[i] != NULL; i++) {
+        if (strcmp(d->keywords[i], "target_session_attrs") == 0) {
+            return d->values[i];
+        }
+    }
+    return "any";
 }
 
 bool

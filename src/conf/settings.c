@@ -182,8 +182,8 @@ check_word(struct loader *loader, size_t index, const char *const *allowed)
         len += (size_t)snprintf(
             list + len, sizeof(list) - len, "%s%s", i == 0 ? "" : ", ", allowed[i]);
     }
-    loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, index),
-        conf_keys[index].name, "must be one of %s", list);
+    loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, index), conf_keys[index].name,
+        "must be one of %s", list);
 }
 
 /* Keys that are read and checked, but that nothing obeys so far: whoever sets one is told. */
@@ -192,10 +192,7 @@ check_pending(struct loader *loader)
 {
     static const int pending[] = {KEY_max_db_client_connections, KEY_max_user_client_connections,
         KEY_max_prepared_statements, KEY_track_extra_parameters, KEY_application_name_add_host,
-        KEY_log_stats, KEY_stats_period, KEY_server_check_delay, KEY_server_check_query,
-        KEY_server_check_timeout, KEY_server_ping_interval, KEY_server_dead_timeout,
-        KEY_server_max_logins, KEY_pool_recreate_cooldown, KEY_transparent_retry, KEY_retry_buffer,
-        KEY_query_timeout, KEY_transaction_timeout, KEY_idle_transaction_timeout,
+        KEY_log_stats, KEY_stats_period,
         KEY_suspend_timeout};
 
     for (size_t i = 0; i < sizeof(pending) / sizeof(pending[0]); i++) {
@@ -286,8 +283,7 @@ load_databases(struct loader *loader)
     if (loader->unnamed != NULL) {
         database_read(loader, loader->unnamed);
     }
-    HASH_ITER(hh, loader->raw, raw, next)
-    {
+    HASH_ITER(hh, loader->raw, raw, next) {
         database_read(loader, raw);
     }
     if (!loader->is_unread && loader->unnamed == NULL && loader->raw == NULL) {
@@ -327,8 +323,7 @@ loader_deinit(struct loader *loader)
     struct raw_database *raw;
     struct raw_database *next;
 
-    HASH_ITER(hh, loader->raw, raw, next)
-    {
+    HASH_ITER(hh, loader->raw, raw, next) {
         HASH_DEL(loader->raw, raw);
         raw_free(&raw);
     }
@@ -380,13 +375,11 @@ free_private(struct settings_private *internal)
     struct user_settings *user;
     struct user_settings *next_user;
 
-    HASH_ITER(hh, internal->databases, database, next_database)
-    {
+    HASH_ITER(hh, internal->databases, database, next_database) {
         HASH_DEL(internal->databases, database);
         database_free(&database);
     }
-    HASH_ITER(hh, internal->users, user, next_user)
-    {
+    HASH_ITER(hh, internal->users, user, next_user) {
         HASH_DEL(internal->users, user);
         free(user->name);
         free(user);

@@ -154,6 +154,13 @@ int64_t settings_max_user_connections(const struct settings *settings, const cha
 int64_t settings_server_lifetime(const struct settings *settings, const char *database);
 int64_t settings_query_wait_timeout(
     const struct settings *settings, const char *database, const char *user);
+int64_t settings_query_timeout(const struct settings *settings, const char *user);
+int64_t settings_transaction_timeout(const struct settings *settings, const char *user);
+int64_t settings_idle_transaction_timeout(const struct settings *settings, const char *user);
+int64_t settings_client_idle_timeout(const struct settings *settings, const char *user);
+
+/* libpq's target_session_attrs of its connection string; "any" when it has none. */
+const char *settings_session_attributes(const struct settings *settings, const char *database);
 const char *settings_connect_query(const struct settings *settings, const char *database);
 
 /* Whether the name is in a list like admin_users: "ann, bob". */

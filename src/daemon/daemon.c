@@ -172,7 +172,13 @@ on_accepted(void *arg, const struct accepted *accepted)
 {
     struct daemon *daemon = arg;
     struct worker *best = daemon->workers[0];
+    const struct settings *settings = daemon->settings;
 
+    listen_look_after(accepted, &(struct listen_patience){.keepalive = settings->tcp_keepalive,
+                                    .idle_s = (int)settings->tcp_keepidle,
+                                    .interval_s = (int)settings->tcp_keepintvl,
+                                    .count = (int)settings->tcp_keepcnt,
+                                    .user_timeout_ms = (int)settings->tcp_user_timeout});
     for (int i = 1; i < daemon->worker_count; i++) {
         if (atomic_load(&worker_crowd(daemon->workers[i])->load) <
             atomic_load(&worker_crowd(best)->load)) {

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "pool/idle.h"
 #include "pool/pools.h"
 
 #include <pthread.h>
@@ -49,6 +50,15 @@ on_tick(void *arg)
     if (atomic_load_explicit(&worker->crowd.crowds->is_draining, memory_order_relaxed)) {
         crowd_drain(&worker->crowd);
     }
+    health_tick(&worker->crowd.pool);
+}
+
+static void
+on_gap(void *arg, int64_t gap_us)
+{
+    struct worker *worker = arg;
+
+    health_note_gap(&worker->crowd.pool, gap_us);
 }
 
 static void *
@@ -69,6 +79,7 @@ worker_start(struct worker *worker, struct pools *pools, struct crowds *crowds)
     worker->crowd.pool.pools = pools;
     crowd_init(&worker->crowd, crowds);
     loop_on_tick(worker->loop, on_tick, worker);
+    loop_on_gap(worker->loop, on_gap, worker);
     worker->is_running = pthread_create(&worker->thread, NULL, worker_main, worker) == 0;
     return worker->is_running;
 }
@@ -122,6 +133,7 @@ on_settings(void *arg)
 
     pool_worker->settings = handed->settings;
     settings_release(&old);
+    idle_reload(pool_worker);
     free(handed);
 }
 

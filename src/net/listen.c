@@ -221,6 +221,30 @@ describe_peer(struct accepted *accepted, const struct sockaddr_storage *address,
     snprintf(accepted->peer, sizeof(accepted->peer), "unix");
 }
 
+void
+listen_look_after(const struct accepted *accepted, const struct listen_patience *patience)
+{
+    const struct
+    {
+        int level, name, value;
+        bool is_wanted;
+    } options[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1, patience->keepalive},
+        {IPPROTO_TCP, TCP_KEEPIDLE, patience->idle_s, patience->keepalive},
+        {IPPROTO_TCP, TCP_KEEPINTVL, patience->interval_s, patience->keepalive},
+        {IPPROTO_TCP, TCP_KEEPCNT, patience->count, patience->keepalive},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, patience->user_timeout_ms, true},
+    };
+
+    for (size_t i = 0; !accepted->is_unix && i < sizeof(options) / sizeof(options[0]); i++) {
+        if (options[i].is_wanted && options[i].value > 0) {
+            /* Values are within the kernel's range; a kernel without one of them does without. */
+            (void)setsockopt(accepted->fd, options[i].level, options[i].name, &options[i].value,
+                sizeof(options[i].value));
+        }
+    }
+}
+
 static void
 on_resume(struct deadline *deadline)
 {

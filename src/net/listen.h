@@ -34,6 +34,14 @@ struct listen_options
     int defer_accept_s; /* 0: off */
 };
 
+/* How the kernel finds out that a peer is gone; 0: as it likes. */
+struct listen_patience
+{
+    bool keepalive;
+    int idle_s, interval_s, count;
+    int user_timeout_ms; /* bytes unacknowledged for this long end the connection */
+};
+
 typedef void (*listen_fn)(void *arg, const struct accepted *accepted);
 
 /* Opens one socket for each address the name stands for ("*" = all); appends to *list. Fails with
@@ -48,6 +56,9 @@ must_check bool listen_unix(struct listener **list, const char *directory, int p
 
 /* Starts accepting in the loop; fn is called for each connection. */
 void listen_start(struct listener *list, struct loop *loop, listen_fn fn, void *arg);
+
+/* Asks the kernel to look after an accepted TCP connection; nothing for one of a unix socket. */
+void listen_look_after(const struct accepted *accepted, const struct listen_patience *patience);
 
 /* Stops accepting for at least a tick, when descriptors ran out. */
 void listen_pause(struct listener *list, bool is_paused);

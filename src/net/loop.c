@@ -25,7 +25,8 @@ enum
 {
     WHEEL_SLOTS = 1024,
     TICKERS = 4,
-    SIGNALS = 16
+    SIGNALS = 16,
+    GAP_US = 3000000 /* ticks come ten times a second: nothing was running for this long */
 };
 
 TAILQ_HEAD(deadline_list, deadline);
@@ -51,7 +52,14 @@ struct loop
     int index;
     int wake_fd; /* owns */
     bool is_stopping;
-    int64_t now_us;   /* 0: not read in this turn */
+    int64_t now_us; /* 0: not read in this turn */
+    struct
+    {
+        void (*fn)(void *arg, int64_t gap_us);
+        void *arg;
+        int64_t read_us;   /* when the clock was last read */
+        int64_t asleep_us; /* how long the machine was suspended since its boot */
+    } gap;
     uint8_t *scratch; /* owns */
     size_t scratch_size;
     struct ticker tickers[TICKERS];
@@ -80,6 +88,16 @@ loop_clock_us(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* CLOCK_MONOTONIC stands still while the machine is suspended, CLOCK_BOOTTIME does not. */
+static int64_t
+asleep_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 - loop_clock_us();
 }
 
 struct loop *
@@ -160,6 +178,8 @@ run_posts(struct loop *loop)
 void
 loop_run(struct loop *loop)
 {
+    loop->gap.read_us = loop_clock_us();
+    loop->gap.asleep_us = asleep_us();
     while (!loop->is_stopping) {
         event_base_loop(loop->base, EVLOOP_ONCE);
         end_turn(loop);
@@ -276,13 +296,33 @@ loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg)
     loop->last_deferred = post;
 }
 
+static void
+note_gap(struct loop *loop, int64_t gap_us)
+{
+    if (gap_us > GAP_US && loop->gap.fn != NULL) {
+        loop->gap.fn(loop->gap.arg, gap_us);
+    }
+}
+
 int64_t
 loop_now_us(struct loop *loop)
 {
     if (loop->now_us == 0) {
         loop->now_us = loop_clock_us();
+        int64_t before_us = loop->gap.read_us;
+        loop->gap.read_us = loop->now_us;
+        note_gap(loop, loop->now_us - before_us);
     }
     return loop->now_us;
+}
+
+void
+loop_on_gap(struct loop *loop, void (*fn)(void *arg, int64_t gap_us), void *arg)
+{
+    ensure(loop->gap.fn == NULL);
+    loop->gap.fn = fn;
+    loop->gap.arg = arg;
+    loop->gap.read_us = loop_clock_us();
 }
 
 int
@@ -481,6 +521,9 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     atomic_store_explicit(&loop->shared.ticked_at_us, now_us, memory_order_relaxed);
+    int64_t before_us = loop->gap.asleep_us;
+    loop->gap.asleep_us = asleep_us();
+    note_gap(loop, loop->gap.asleep_us - before_us);
     if (tick - loop->wheel_tick > WHEEL_SLOTS) {
         loop->wheel_tick = tick - WHEEL_SLOTS;
     }

@@ -51,6 +51,11 @@ uint8_t *loop_scratch(struct loop *loop, size_t *size_out);
 /* Calls fn at each tick. Own thread; at most four callers. */
 void loop_on_tick(struct loop *loop, void (*fn)(void *arg), void *arg);
 
+/* Calls fn when the loop stood still for so long that the world may have changed (a frozen
+ * container, a suspended machine, SIGSTOP), before anything else in this turn; from wherever the
+ * clock is read, so it only takes notes. One caller. Own thread. */
+void loop_on_gap(struct loop *loop, void (*fn)(void *arg, int64_t gap_us), void *arg);
+
 /* Calls fn when the signal arrives. Main loop only. */
 void loop_on_signal(struct loop *loop, int signal, void (*fn)(void *arg), void *arg);
 

@@ -119,18 +119,29 @@ plain_receive(struct stream *stream, uint8_t *to, size_t size, size_t *len_out)
     return STREAM_ERROR;
 }
 
-/* Puts the kept tail at the front of the scratch buffer. */
+/* Puts the kept tail at the front of the scratch buffer, as much of it as fits. */
 static uint8_t *
 scratch_with_tail(struct stream *stream, size_t *tail_out, size_t *size_out)
 {
     uint8_t *scratch = loop_scratch(stream->watch.loop, size_out);
 
-    *tail_out = buf_len(&stream->in);
-    ensure(*tail_out <= *size_out);
+    *tail_out = buf_len(&stream->in) < *size_out ? buf_len(&stream->in) : *size_out;
     if (*tail_out > 0) {
         memcpy(scratch, buf_head(&stream->in), *tail_out);
     }
     return scratch;
+}
+
+/* What was copied is no longer kept. When more was kept than the scratch buffer holds, no event
+ * would announce the rest. */
+static void
+drop_tail(struct stream *stream, size_t tail)
+{
+    buf_consume(&stream->in, tail);
+    stream->has_leftover = buf_len(&stream->in) > 0;
+    if (stream->has_leftover) {
+        watch_trigger(&stream->watch, WATCH_READ);
+    }
 }
 
 enum stream_result
@@ -147,7 +158,7 @@ stream_read(struct stream *stream, uint8_t **data_out, size_t *len_out)
     if (result != STREAM_OK) {
         return result;
     }
-    buf_deinit(&stream->in);
+    drop_tail(stream, tail);
     *data_out = scratch;
     *len_out = tail + len;
     if (stream->has_pending) {
@@ -165,15 +176,21 @@ stream_kept(struct stream *stream, uint8_t **data_out, size_t *len_out)
         return STREAM_WAIT;
     }
     *data_out = scratch_with_tail(stream, len_out, &size);
-    buf_deinit(&stream->in);
+    drop_tail(stream, *len_out);
     return STREAM_OK;
 }
 
 void
 stream_keep(struct stream *stream, const uint8_t *rest, size_t len)
 {
-    ensure(buf_len(&stream->in) == 0);
+    struct buf later = stream->in;
+
+    stream->in = (struct buf){0};
     buf_add(&stream->in, rest, len);
+    if (buf_len(&later) > 0) {
+        buf_add(&stream->in, buf_head(&later), buf_len(&later));
+    }
+    buf_deinit(&later);
 }
 
 static enum stream_result
@@ -216,6 +233,7 @@ send_all(struct stream *stream, const uint8_t *data, size_t len)
             break;
         }
         total += sent;
+        stream->sent += sent;
         /* A short send() means a full socket buffer: asking again would only say so. */
         if (stream->ssl == NULL) {
             break;
@@ -234,6 +252,7 @@ want_write(struct stream *stream, bool wanted)
 void
 stream_write(struct stream *stream, const void *data, size_t len)
 {
+    stream->offered += len;
     if (stream->is_write_broken || len == 0) {
         return;
     }
@@ -270,7 +289,7 @@ stream_want_read(struct stream *stream, bool wanted)
         return;
     }
     watch_want(&stream->watch, wanted ? wants | WATCH_READ : wants);
-    if (wanted && stream->has_pending) {
+    if (wanted && (stream->has_pending || stream->has_leftover)) {
         watch_trigger(&stream->watch, WATCH_READ);
     }
 }

@@ -27,9 +27,12 @@ struct stream
     struct ssl_st *ssl;   /* borrows (a backend's belongs to its PGconn); NULL: plain */
     struct buf in;        /* owns: the incomplete tail of the last read */
     struct buf out;       /* owns: what the kernel did not take */
+    uint64_t offered;     /* bytes handed to stream_write() so far */
+    uint64_t sent;        /* of these: taken by the kernel, with TLS as whole records */
     int error;            /* errno of the first failure, or 0 */
     bool is_write_broken; /* writing failed; reading may still tell why */
     bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
+    bool has_leftover;    /* more was kept than one read returns: the same */
 };
 
 /* Takes a non-blocking socket; fn is called with WATCH_ bits once attached. */
@@ -51,11 +54,13 @@ enum stream_result stream_read(struct stream *stream, uint8_t **data_out, size_t
 /* What was kept, without reading: the same as stream_read() from a socket that has nothing new. */
 enum stream_result stream_kept(struct stream *stream, uint8_t **data_out, size_t *len_out);
 
-/* Keeps the rest of what stream_read() returned for the next read. */
+/* Keeps the rest of what stream_read() returned for the next read, in front of what else is kept.
+ */
 void stream_keep(struct stream *stream, const uint8_t *rest, size_t len);
 
 /* Sends now what the kernel takes and stores the rest. After a failed write everything is dropped
- * and is_write_broken set: the reason is found by reading. */
+ * and is_write_broken set: the reason is found by reading. What lies beyond `sent` of the bytes
+ * offered never reached the peer: part of a TLS record is nothing to it. */
 void stream_write(struct stream *stream, const void *data, size_t len);
 
 /* Sends stored bytes; to be called on WATCH_WRITE. True when none is left. */

@@ -114,7 +114,7 @@ tally_side(void *arg, struct pool *pool)
 
     tally->n[SV_ACTIVE] += side->count[BACKEND_LEASED];
     tally->n[SV_IDLE] += side->count[BACKEND_IDLE];
-    tally->n[SV_TESTED] += side->count[BACKEND_SCRUBBING];
+    tally->n[SV_TESTED] += side->count[BACKEND_SCRUBBING] + side->count[BACKEND_TESTING];
     tally->n[ASSIGNMENTS] += (int64_t)counts->assignments;
     tally->n[TRANSACTIONS] += (int64_t)counts->transactions;
     tally->n[QUERIES] += (int64_t)counts->queries;

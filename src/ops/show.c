@@ -6,6 +6,7 @@
 #include "ops/show.h"
 
 #include "ops/columns.h"
+#include "ops/endpoints.h"
 #include "ops/gather.h"
 #include "ops/sockets.h"
 
@@ -378,6 +379,7 @@ static const struct show shows[] = {
     {"CLIENTS", socket_columns, SOCKET_COLUMNS, sockets_visit_clients, NULL},
     {"CONFIG", COLUMNS(config_columns), NULL, finish_config},
     {"DATABASES", COLUMNS(database_columns), gather_databases, finish_databases},
+    {"ENDPOINTS", endpoint_columns, ENDPOINT_COLUMNS, NULL, endpoints_finish},
     {"LISTS", COLUMNS(list_columns), gather_pools, finish_lists},
     {"MEM", COLUMNS(memory_columns), gather_pools, finish_memory},
     {"POOLS", COLUMNS(pool_columns), gather_pools, finish_pools},
@@ -388,6 +390,7 @@ static const struct show shows[] = {
     {"STATS_TOTALS", COLUMNS(totals_columns), gather_databases, finish_stats},
     {"USERS", COLUMNS(user_columns), gather_pools, finish_users},
     {"VERSION", COLUMNS(version_columns), NULL, finish_version},
+    {"WAITING", waiting_columns, WAITING_COLUMNS, endpoints_visit_waiting, NULL},
 };
 
 enum

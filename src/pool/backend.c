@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "pool/idle.h"
 #include "pool/pool.h"
 #include "pool/scrub.h"
 
@@ -37,11 +38,17 @@ static const struct
     uint32_t may_become;
 } states[BACKEND_STATES] = {
     [BACKEND_ALIGNING] = {"login",
-        TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
-    [BACKEND_IDLE] = {"idle", TO(BACKEND_LEASED) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
+        TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_TESTING) | TO(BACKEND_MOVING) |
+            TO(BACKEND_CLOSING)},
+    [BACKEND_IDLE] = {"idle", TO(BACKEND_IDLE) | TO(BACKEND_LEASED) | TO(BACKEND_TESTING) |
+                                  TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
     [BACKEND_LEASED] = {"active", TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_SCRUBBING) |
-                                      TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
+                                      TO(BACKEND_TESTING) | TO(BACKEND_MOVING) |
+                                      TO(BACKEND_CLOSING)},
     [BACKEND_SCRUBBING] = {"used",
+        TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_TESTING) | TO(BACKEND_MOVING) |
+            TO(BACKEND_CLOSING)},
+    [BACKEND_TESTING] = {"tested",
         TO(BACKEND_LEASED) | TO(BACKEND_IDLE) | TO(BACKEND_MOVING) | TO(BACKEND_CLOSING)},
     [BACKEND_MOVING] = {"moving", TO(BACKEND_SCRUBBING) | TO(BACKEND_ALIGNING)},
     [BACKEND_CLOSING] = {"closing", 0},
@@ -138,12 +145,32 @@ backend_new(struct pg_conn *conn, struct fail *fail)
     return backend;
 }
 
+/* LIFO: the warm ones are used, the others can grow old and go. A check does not make an idle one
+ * warm, so it goes back to its place. */
+static void
+enlist(struct backend *backend)
+{
+    struct backend_list *list = &backend->side->in[backend->state];
+    struct backend *next = TAILQ_FIRST(list);
+
+    while (backend->state == BACKEND_IDLE && next != NULL &&
+           next->health.used_us > backend->health.used_us) {
+        next = TAILQ_NEXT(next, link);
+    }
+    if (next != NULL) {
+        TAILQ_INSERT_BEFORE(next, backend, link);
+    } else {
+        TAILQ_INSERT_TAIL(list, backend, link);
+    }
+}
+
 void
 backend_become(struct backend *backend, enum backend_state state)
 {
     struct pool_side *side = backend->side;
 
     ensure(states[backend->state].may_become & TO(state));
+    pool_count_live(side, backend->state, state);
     if (backend->state != BACKEND_MOVING) {
         TAILQ_REMOVE(&side->in[backend->state], backend, link);
         side->count[backend->state]--;
@@ -153,8 +180,7 @@ backend_become(struct backend *backend, enum backend_state state)
     if (state == BACKEND_MOVING) {
         return;
     }
-    /* LIFO: the warm ones are used, the others can grow old and go. */
-    TAILQ_INSERT_HEAD(&side->in[state], backend, link);
+    enlist(backend);
     side->count[state]++;
 }
 
@@ -201,9 +227,11 @@ free_now(void *arg)
     }
     PQfinish(backend->conn);
     replies_deinit(&backend->replies);
+    held_deinit(&backend->held);
     vars_deinit(&backend->vars);
     free(backend->last_fail);
     free(backend->refusal);
+    free(backend->health.death);
     free(backend);
 }
 
@@ -274,6 +302,15 @@ backend_close(struct backend *backend, const struct fail *fail)
     deadline_start(&backend->deadline, backend->side->worker->loop, CLOSING_US, on_closing_timeout);
 }
 
+void
+backend_abort(struct backend *backend)
+{
+    backend->holder = NULL;
+    buf_deinit(&backend->stream.out);
+    backend_become(backend, BACKEND_CLOSING);
+    closed(backend);
+}
+
 bool
 backend_note_parameter(struct backend *backend, const struct message *message,
     const char **name_out, const char **value_out)
@@ -282,7 +319,11 @@ backend_note_parameter(struct backend *backend, const struct message *message,
 
     *name_out = reader_string(&reader);
     *value_out = reader_string(&reader);
-    if (!reader_is_done(&reader) || !backend_manages(*name_out)) {
+    if (!reader_is_done(&reader)) {
+        return false;
+    }
+    health_note_parameter(backend, *name_out, *value_out);
+    if (!backend_manages(*name_out)) {
         return false;
     }
     vars_put(&backend->vars, *name_out, *value_out);
@@ -309,6 +350,10 @@ backend_loss(const struct backend *backend, struct fail *fail)
 {
     if (backend->last_fail != NULL) {
         *fail = *backend->last_fail;
+        return;
+    }
+    if (backend->health.death != NULL) {
+        *fail = *backend->health.death;
         return;
     }
     fail_set(fail, "08006", "server connection lost: %s", stream_reason(&backend->stream));
@@ -379,10 +424,11 @@ on_idle(struct backend *backend)
     size_t len;
     enum stream_result result = stream_read(&backend->stream, &data, &len);
 
-    if (result == STREAM_WAIT || (result == STREAM_OK && is_idle_news(backend, data, len))) {
-        return;
+    if (result != STREAM_WAIT && (result != STREAM_OK || !is_idle_news(backend, data, len))) {
+        idle_died(backend);
+    } else if (backend->duty.is_retired) {
+        idle_retired(backend);
     }
-    pool_idle_died(backend);
 }
 
 static void
@@ -411,6 +457,7 @@ on_event(void *arg, unsigned what)
         break;
     case BACKEND_ALIGNING:
     case BACKEND_SCRUBBING:
+    case BACKEND_TESTING:
         if (what & WATCH_WRITE) {
             stream_flush(&backend->stream);
         }

@@ -6,11 +6,14 @@
  *
  *                  ┌───────── moves to another worker ─────────┐
  *    ALIGNING ─► IDLE ─► LEASED ─► SCRUBBING ─► IDLE     MOVING ─► LEASED / IDLE
- *       └──────────┴────────┴─────────┴──► CLOSING ─► freed
+ *       │         │ └─► TESTING ─► LEASED / IDLE │
+ *       └─────────┴───────┴─┴──────────┴──► CLOSING ─► freed
  */
 #pragma once
 
 #include "net/stream.h"
+#include "pool/held.h"
+#include "pool/health.h"
 #include "pool/vars.h"
 #include "wire/replies.h"
 
@@ -27,6 +30,7 @@ enum backend_state
     BACKEND_LEASED,    /* a client holds it */
     BACKEND_SCRUBBING, /* the client left or is done: draining, rolling back, resetting, waiting for
                           a cancel */
+    BACKEND_TESTING,   /* idle, and asked whether it lives */
     BACKEND_MOVING,    /* on its way to another worker */
     BACKEND_CLOSING,   /* said goodbye; counted until PostgreSQL closed too */
     BACKEND_STATES
@@ -41,6 +45,7 @@ enum scrub_step
     SCRUB_CANCELS,  /* no cancel request is on its way any more */
     SCRUB_ROLLBACK, /* ROLLBACK answered */
     SCRUB_RESET,    /* server_reset_query answered */
+    SCRUB_CHECK,    /* a Sync or server_check_query answered: it lives */
     SCRUB_DONE,
 };
 
@@ -63,8 +68,10 @@ struct backend
     enum backend_state state;
     uint32_t generation; /* of the pool when it was dialled */
     struct backend_duty duty;
+    struct backend_health health;
     struct deadline deadline; /* of the state */
     struct replies replies;   /* owns */
+    struct held held;         /* owns: requests of its holder that it has not answered */
     struct vars vars;         /* owns: the session's settings as far as we manage them */
     uint64_t id;
     uint64_t ticket; /* at its worker, for posts that concern it; 0 in transit */
@@ -99,6 +106,10 @@ void backend_detach(struct backend *backend);
  * Terminate; on any other nothing more is written, so that a half-sent request is never completed.
  * Logs the reason (NULL: none worth a line). The ledger is told when it is over. */
 void backend_close(struct backend *backend, const struct fail *fail);
+
+/* The same for one that will never answer: reset, and at once gone from the ledger's count. The
+ * caller has logged why. */
+void backend_abort(struct backend *backend);
 
 /* At once and without waiting: for the end of the process. Does not tell the ledger. */
 void backend_destroy(struct backend *backend);

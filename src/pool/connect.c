@@ -23,6 +23,24 @@ struct dialling
     uint32_t generation;
 };
 
+/* A reload or RECONNECT came while it was dialled: whatever came of it says nothing about where the
+ * pool dials now. */
+static void
+drop_outdated(struct pool_side *side, struct backend *backend)
+{
+    struct fail fail;
+
+    outage_void(side->pool);
+    ledger_arrived(&side->pool->ledger);
+    if (backend == NULL) {
+        pool_backend_gone(side);
+        return;
+    }
+    fail_set(&fail, "57P01", "replaced");
+    backend_attach(backend, side, BACKEND_ALIGNING);
+    backend_close(backend, &fail);
+}
+
 static void
 on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
 {
@@ -32,13 +50,18 @@ on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
 
     free(arg);
     struct backend *backend = conn != NULL ? backend_new(conn, &fail) : NULL;
+    stats_add(backend != NULL ? METRIC_server_connects_total
+                              : METRIC_server_connect_failures_total,
+        1);
+    if (dialling.generation != atomic_load(&side->pool->generation)) {
+        drop_outdated(side, backend);
+        return;
+    }
     if (backend == NULL) {
-        stats_add(METRIC_server_connect_failures_total, 1);
         pool_dial_failed(side, &fail);
         pool_backend_gone(side);
         return;
     }
-    stats_add(METRIC_server_connects_total, 1);
     backend->generation = dialling.generation;
     backend_attach(backend, side, BACKEND_ALIGNING);
     scrub_align(backend);

@@ -23,7 +23,7 @@ struct dial
     struct job job;
     char *keywords[PARAMS_MAX + 1]; /* own */
     char *values[PARAMS_MAX + 1];   /* own; one of them may be a password */
-    int64_t deadline_us;
+    int64_t deadline_us; /* 0: none */
     int stop_fd;
     struct loop *loop; /* borrows */
     dial_done_fn *done;
@@ -44,19 +44,6 @@ dial_free(struct dial *dial)
 }
 
 /* ---- reasons ---- */
-
-bool
-dial_is_permanent(const struct fail *fail)
-{
-    static const char *const permanent[] = {"28P01", "28000", "3D000", "42501"};
-
-    for (size_t i = 0; i < sizeof(permanent) / sizeof(permanent[0]); i++) {
-        if (strcmp(fail->sqlstate, permanent[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
 
 /* Finds "FATAL:  28P01: text" in libpq's verbose message; the last one, as several hosts give
  * several. The severity may be in any language, so the form is looked for. */
@@ -115,6 +102,21 @@ fold_lines(char *to, size_t size, const char *message)
     to[used] = '\0';
 }
 
+/* What libpq says without an SQLSTATE when it is the login that went wrong, not the network. */
+static const char *
+local_sqlstate(const char *message)
+{
+    static const char *const words[] = {"no password supplied", "authentication method",
+        "auth method", "SCRAM", "channel binding"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strstr(message, words[i]) != NULL) {
+            return "28000";
+        }
+    }
+    return "08001";
+}
+
 /* Turns libpq's words into a reason: PostgreSQL's own SQLSTATE and message when it gave one. */
 static void
 read_reason(struct dial *dial)
@@ -134,7 +136,7 @@ read_reason(struct dial *dial)
         }
         return;
     }
-    fail_set(&dial->fail, "08001", "%s", "");
+    fail_set(&dial->fail, local_sqlstate(message), "%s", "");
     if (is_one_attempt(message)) {
         copy_line(dial->fail.text, sizeof(dial->fail.text), strstr(message, " failed: ") + 9);
         return;
@@ -154,12 +156,12 @@ wait_for(const struct dial *dial, PostgresPollingStatusType status)
     };
 
     for (;;) {
-        int64_t left_us = dial->deadline_us - loop_clock_us();
+        int64_t left_us = dial->deadline_us > 0 ? dial->deadline_us - loop_clock_us() : INT64_MAX;
         if (left_us <= 0) {
             errno = ETIMEDOUT;
             return false;
         }
-        int ready = poll(fds, 2, (int)(left_us / 1000) + 1);
+        int ready = poll(fds, 2, left_us == INT64_MAX ? -1 : (int)(left_us / 1000) + 1);
         if (fds[1].revents != 0 && ready > 0) {
             errno = ECANCELED;
             return false;
@@ -190,8 +192,9 @@ connect_now(struct dial *dial)
         if (!wait_for(dial, status)) {
             const char *host = PQhost(dial->conn);
             const char *port = PQport(dial->conn);
-            return fail_set(&dial->fail, "08001", "connection to %s:%s: %s", host ? host : "",
-                port ? port : "", errno == ETIMEDOUT ? "timed out" : strerror(errno));
+            return fail_set(&dial->fail, "08001", "%s (%s:%s)",
+                errno == ETIMEDOUT ? "timed out" : strerror(errno), host ? host : "",
+                port ? port : "");
         }
         status = PQconnectPoll(dial->conn);
     }
@@ -245,7 +248,7 @@ dial_start(const struct dial_request *request)
         dial->keywords[i] = mem_string(request->keywords[i]);
         dial->values[i] = mem_string(request->values[i]);
     }
-    dial->deadline_us = loop_clock_us() + request->timeout_us;
+    dial->deadline_us = request->timeout_us > 0 ? loop_clock_us() + request->timeout_us : 0;
     dial->stop_fd = helpers_stop_fd(request->helpers);
     dial->loop = request->loop;
     dial->done = request->done;

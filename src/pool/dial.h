@@ -21,7 +21,7 @@ struct dial_request
 {
     const char *const *keywords; /* libpq's, NULL-terminated; copied */
     const char *const *values;
-    int64_t timeout_us;
+    int64_t timeout_us; /* 0: none */
     struct loop *loop;
     struct helpers *helpers;
     dial_done_fn *done;
@@ -31,9 +31,6 @@ struct dial_request
 
 /* Starts dialling. */
 void dial_start(const struct dial_request *request);
-
-/* Whether trying again can help: false for a wrong password, a missing database or role. */
-bool dial_is_permanent(const struct fail *fail);
 
 /* libpq's reading of a connection string or URL; each() once per keyword that is set. False with
  * libpq's words. */

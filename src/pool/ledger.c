@@ -1,13 +1,16 @@
 /*
- * The pool's book. Called by pool/pool; calls nothing. Invariant, under the mutex:
+ * The pool's book. Called by pool/pool; asks pool/endpoint before it counts a dial. Invariant,
+ * under the mutex:
  *
- *    total = idle + leased + in transit + dialling + closing,  sum of idle <= total <= limit +
- * reserve
+ *    total = idle + being checked + leased + in transit + dialling + closing
+ *    sum of idle <= total <= limit + reserve
  */
 #include "pool/ledger.h"
 
 #include "base/mem.h"
 #include "base/state.h"
+#include "net/loop.h"
+#include "pool/endpoint.h"
 
 /* How much longer another worker's oldest waiter must have waited before a backend changes threads
  * for it. */
@@ -106,11 +109,17 @@ dequeue_locked(struct ledger *ledger, int worker, struct waiter *waiter)
     ledger->waiting--;
 }
 
-/* Counts one more backend when the limit and the quotas allow it. */
+/* Counts one more backend when the limit, the bar, the quotas and the endpoint allow it. */
 static bool
-count_dial_locked(struct ledger *ledger, int limit)
+count_dial_locked(struct ledger *ledger, int limit, bool is_awaited)
 {
-    if (ledger->is_dial_barred || (limit > 0 && ledger->total >= limit)) {
+    int64_t bar_us = is_awaited ? ledger->bar.until_us : ledger->bar.spare_until_us;
+
+    if (limit > 0 && ledger->total >= limit) {
+        return false;
+    }
+    int64_t now_us = bar_us > 0 || ledger->endpoint != NULL ? loop_clock_us() : 0;
+    if (now_us < bar_us) {
         return false;
     }
     if (!quota_take(ledger)) {
@@ -118,18 +127,53 @@ count_dial_locked(struct ledger *ledger, int limit)
         return false;
     }
     ledger->is_starved = false;
+    if (ledger->endpoint != NULL && !endpoint_admit(ledger->endpoint, is_awaited, now_us)) {
+        quota_give_back(ledger);
+        return false;
+    }
+    if (bar_us > 0) {
+        ledger->bar.until_us = ledger->bar.spare_until_us = INT64_MAX;
+    }
     ledger->total++;
     ledger->arriving++;
+    ledger->logins += ledger->endpoint != NULL ? 1 : 0;
     return true;
+}
+
+/* Whether somebody waits whom no backend on its way answers for. */
+static bool
+is_short_locked(const struct ledger *ledger)
+{
+    return ledger->waiting > ledger->arriving + ledger->checking;
 }
 
 static enum ledger_step
 want_dial_locked(struct ledger *ledger)
 {
-    if (ledger->waiting > ledger->arriving && count_dial_locked(ledger, ledger->limit)) {
+    if (is_short_locked(ledger) && count_dial_locked(ledger, ledger->limit, true)) {
         return LEDGER_DIAL;
     }
     return LEDGER_WAIT;
+}
+
+/* Where a backend for those who wait can come from: the nearest first. */
+static struct ledger_answer
+seek_locked(struct ledger *ledger, int worker)
+{
+    if (is_short_locked(ledger) && ledger->sides[worker].idle > 0) {
+        ledger->sides[worker].idle--;
+        ledger->checking++;
+        return (struct ledger_answer){LEDGER_OFFER, worker};
+    }
+    for (int i = 1; i < ledger->workers && is_short_locked(ledger); i++) {
+        int other = (worker + i) % ledger->workers;
+        if (ledger->sides[other].idle > 0) {
+            ledger->sides[other].idle--;
+            ledger->arriving++;
+            return (struct ledger_answer){LEDGER_ASK, other};
+        }
+    }
+    return (struct ledger_answer){want_dial_locked(ledger), worker};
 }
 
 /* ---- the calls ---- */
@@ -142,7 +186,8 @@ ledger_request(struct ledger *ledger, int worker, struct waiter *waiter, int64_t
     lock(ledger);
     ensure(!waiter->is_queued);
     waiter->since_us = now_us;
-    /* Idle backends while others wait exist only for a moment; whoever is queued comes first. */
+    /* Idle backends while others wait are few: they came idle while one is checked. Whoever is
+     * queued comes first. */
     if (ledger->sides[worker].idle > 0 && TAILQ_EMPTY(&ledger->sides[worker].waiting)) {
         ledger->sides[worker].idle--;
         answer.step = LEDGER_TAKE;
@@ -150,18 +195,43 @@ ledger_request(struct ledger *ledger, int worker, struct waiter *waiter, int64_t
         return answer;
     }
     enqueue_locked(ledger, worker, waiter);
-    for (int i = 1; i < ledger->workers && ledger->waiting > ledger->arriving; i++) {
-        int other = (worker + i) % ledger->workers;
-        if (ledger->sides[other].idle > 0) {
-            ledger->sides[other].idle--;
-            ledger->arriving++;
-            answer = (struct ledger_answer){LEDGER_ASK, other};
-            break;
+    answer = seek_locked(ledger, worker);
+    unlock(ledger);
+    return answer;
+}
+
+void
+ledger_queue(struct ledger *ledger, int worker, struct waiter *waiter)
+{
+    lock(ledger);
+    enqueue_locked(ledger, worker, waiter);
+    ledger->checking++;
+    unlock(ledger);
+}
+
+void
+ledger_requeue(struct ledger *ledger, int worker, struct waiter *waiter)
+{
+    lock(ledger);
+    if (!waiter->is_queued) {
+        struct waiter *next = TAILQ_FIRST(&ledger->sides[worker].waiting);
+        while (next != NULL && next->since_us < waiter->since_us) {
+            next = TAILQ_NEXT(next, link);
+        }
+        enqueue_locked(ledger, worker, waiter);
+        if (next != NULL) {
+            TAILQ_REMOVE(&ledger->sides[worker].waiting, waiter, link);
+            TAILQ_INSERT_BEFORE(next, waiter, link);
         }
     }
-    if (answer.step == LEDGER_WAIT) {
-        answer.step = want_dial_locked(ledger);
-    }
+    unlock(ledger);
+}
+
+struct ledger_answer
+ledger_seek(struct ledger *ledger, int worker)
+{
+    lock(ledger);
+    struct ledger_answer answer = seek_locked(ledger, worker);
     unlock(ledger);
     return answer;
 }
@@ -241,6 +311,25 @@ ledger_take_idle(struct ledger *ledger, int worker)
     return taken;
 }
 
+void
+ledger_check_asked(struct ledger *ledger)
+{
+    lock(ledger);
+    ensure(ledger->arriving > 0);
+    ledger->arriving--;
+    ledger->checking++;
+    unlock(ledger);
+}
+
+void
+ledger_checked(struct ledger *ledger)
+{
+    lock(ledger);
+    ensure(ledger->checking > 0);
+    ledger->checking--;
+    unlock(ledger);
+}
+
 enum ledger_step
 ledger_closed(struct ledger *ledger)
 {
@@ -285,10 +374,10 @@ ledger_want_spare(struct ledger *ledger, int min_size, int64_t reserve_after_us,
     int64_t oldest = oldest_since_locked(ledger);
     bool is_reserve_due = ledger->reserve > 0 && oldest > 0 && now_us - oldest > reserve_after_us;
     if (ledger->total < min_size) {
-        step = count_dial_locked(ledger, ledger->limit) ? LEDGER_DIAL : LEDGER_WAIT;
-    } else if (is_reserve_due && ledger->waiting > ledger->arriving) {
-        step =
-            count_dial_locked(ledger, ledger->limit + ledger->reserve) ? LEDGER_DIAL : LEDGER_WAIT;
+        step = count_dial_locked(ledger, ledger->limit, false) ? LEDGER_DIAL : LEDGER_WAIT;
+    } else if (is_reserve_due && is_short_locked(ledger)) {
+        int limit = ledger->limit + ledger->reserve;
+        step = count_dial_locked(ledger, limit, true) ? LEDGER_DIAL : LEDGER_WAIT;
     }
     unlock(ledger);
     return step;
@@ -321,11 +410,34 @@ ledger_has_idle(struct ledger *ledger, int worker)
 }
 
 void
-ledger_bar_dials(struct ledger *ledger, bool is_barred)
+ledger_bar_dials(struct ledger *ledger, int64_t until_us, int64_t spare_until_us)
 {
     lock(ledger);
-    ledger->is_dial_barred = is_barred;
+    ledger->bar.until_us = until_us;
+    ledger->bar.spare_until_us = spare_until_us;
     unlock(ledger);
+}
+
+void
+ledger_use_endpoint(struct ledger *ledger, struct endpoint *endpoint)
+{
+    lock(ledger);
+    if (ledger->endpoint != endpoint) {
+        endpoint_take_over(endpoint, ledger->endpoint, ledger->logins);
+        ledger->endpoint = endpoint;
+    }
+    unlock(ledger);
+}
+
+struct endpoint *
+ledger_end_login(struct ledger *ledger)
+{
+    lock(ledger);
+    ensure(ledger->logins > 0);
+    ledger->logins--;
+    struct endpoint *endpoint = ledger->endpoint;
+    unlock(ledger);
+    return endpoint;
 }
 
 struct waiter *
@@ -349,6 +461,7 @@ ledger_look(struct ledger *ledger)
     view.total = ledger->total;
     view.waiting = ledger->waiting;
     view.arriving = ledger->arriving;
+    view.checking = ledger->checking;
     view.limit = ledger->limit;
     view.is_starved = ledger->is_starved && ledger->waiting > 0;
     view.oldest_since_us = oldest_since_locked(ledger);

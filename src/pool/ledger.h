@@ -6,7 +6,8 @@
  *
  * A grant to a waiter of another worker names its ticket: it may have left meanwhile, and then its
  * worker returns the backend again. Shared limits (of a database, of a user) have one lock of their
- * own, taken last.
+ * own, taken after the ledger's; the endpoint that a dial goes to has the last word
+ * (pool/endpoint.h).
  */
 #pragma once
 
@@ -26,6 +27,8 @@ struct waiter
 };
 
 TAILQ_HEAD(waiter_list, waiter);
+
+struct endpoint;
 
 /* A limit over several pools: of one database or one user. */
 struct quota
@@ -51,19 +54,28 @@ struct ledger
     int total;    /* idle, leased, in transit, dialling, closing */
     int arriving; /* dialling or on their way to a worker that asked: they answer for one waiter
                      each */
+    int checking; /* asked whether they live, for somebody who waits: they answer for one each */
     int waiting;
-    bool is_starved;         /* a waiter was denied a dial by a quota */
-    bool is_dial_barred;     /* no dials: backing off after a failure, or paused */
-    struct quota *quotas[2]; /* borrow: of the database, of the user */
+    bool is_starved; /* a waiter was denied a dial by a quota */
+    struct
+    {
+        int64_t until_us;       /* 0: dials are not barred; INT64_MAX: the one attempt is out */
+        int64_t spare_until_us; /* for dials that nobody waits for */
+    } bar;
+    struct quota *quotas[2];   /* borrow: of the database, of the user */
+    struct endpoint *endpoint; /* borrows: where dials go; NULL: anywhere, at any time */
+    int logins;                /* dials that the endpoint counts for us */
     uint64_t contended;      /* how often the mutex was taken when we came */
 };
 
 enum ledger_step
 {
-    LEDGER_TAKE, /* one of the worker's own idle backends is yours */
-    LEDGER_ASK,  /* queued; ask worker `worker` to surrender one: it is promised to this worker */
-    LEDGER_DIAL, /* queued; dial one: it is counted already */
-    LEDGER_WAIT, /* queued; nothing to do */
+    LEDGER_TAKE,  /* one of the worker's own idle backends is yours */
+    LEDGER_OFFER, /* queued; one of the worker's own idle backends is for whoever is next: offer it
+                     after ledger_checked() */
+    LEDGER_ASK,   /* queued; ask worker `worker` to surrender one: it is promised to this worker */
+    LEDGER_DIAL,  /* queued; dial one: it is counted already */
+    LEDGER_WAIT,  /* queued; nothing to do */
 };
 
 struct ledger_answer
@@ -95,6 +107,16 @@ void ledger_deinit(struct ledger *ledger);
 struct ledger_answer ledger_request(
     struct ledger *ledger, int worker, struct waiter *waiter, int64_t now_us);
 
+/* Queues the waiter after all: the idle backend that it was granted has to be checked first. */
+void ledger_queue(struct ledger *ledger, int worker, struct waiter *waiter);
+
+/* Queues it again, in its old place: what it was granted died on the way. */
+void ledger_requeue(struct ledger *ledger, int worker, struct waiter *waiter);
+
+/* Those who wait already need another source, seen from this worker: as ledger_request() says for
+ * one who was queued. */
+struct ledger_answer ledger_seek(struct ledger *ledger, int worker);
+
 /* Leaves the queue. False when it was not queued (any more): a grant may be on its way. */
 bool ledger_leave(struct ledger *ledger, int worker, struct waiter *waiter);
 
@@ -108,6 +130,13 @@ void ledger_arrived(struct ledger *ledger);
 /* Takes an idle backend of this worker out of the count of idle ones. False when it is promised
  * already (a surrender is on its way and will be refused). */
 bool ledger_take_idle(struct ledger *ledger, int worker);
+
+/* A backend whose surrender was asked for is checked first: ledger_checked() instead of
+ * ledger_arrived(). */
+void ledger_check_asked(struct ledger *ledger);
+
+/* The check is over, or takes so long that nobody counts on it any more. */
+void ledger_checked(struct ledger *ledger);
 
 /* A backend (or a dial) that was not idle is gone. LEDGER_DIAL when a waiter needs another. */
 enum ledger_step ledger_closed(struct ledger *ledger);
@@ -129,15 +158,22 @@ void ledger_set_quota(struct quota *quota, int limit);
 /* Whether this worker has an idle backend that nobody was promised. */
 bool ledger_has_idle(struct ledger *ledger, int worker);
 
-/* Bars or allows dials. */
-void ledger_bar_dials(struct ledger *ledger, bool is_barred);
+/* No dial before these moments, and then one at a time until it is said again; 0: no bar. The
+ * second is for dials that no client waits for. */
+void ledger_bar_dials(struct ledger *ledger, int64_t until_us, int64_t spare_until_us);
+
+/* Dials go to this endpoint from now on; those in progress are counted there too. */
+void ledger_use_endpoint(struct ledger *ledger, struct endpoint *endpoint);
+
+/* A dial has ended, well or not: tell the endpoint that is returned (pool/endpoint.h). */
+struct endpoint *ledger_end_login(struct ledger *ledger);
 
 /* The worker's oldest waiter, taken out of the queue, or NULL. */
 struct waiter *ledger_pop(struct ledger *ledger, int worker);
 
 struct ledger_view
 {
-    int total, idle, waiting, arriving, limit;
+    int total, idle, waiting, arriving, checking, limit;
     int64_t oldest_since_us; /* of all who wait; 0 when nobody does */
     bool is_starved;
 };

@@ -17,6 +17,7 @@
 #include "conf/users.h"
 #include "pool/cancel.h"
 #include "pool/dial.h"
+#include "pool/idle.h"
 #include "pool/pools.h"
 #include "pool/scrub.h"
 
@@ -33,7 +34,6 @@ struct errand
     bool is_answer; /* to a surrender that was asked for */
 };
 
-static void start_idle(struct backend *backend);
 static void on_ask(void *arg);
 static void on_arrival(void *arg);
 
@@ -58,19 +58,14 @@ pool_policy(struct pool_side *side)
         policy->serial = settings->serial;
         policy->mode = settings_pool_mode(settings, pool->database, pool->user);
         policy->wait_us = settings_query_wait_timeout(settings, pool->database, pool->user);
+        policy->query_us = settings_query_timeout(settings, pool->user);
+        policy->transaction_us = settings_transaction_timeout(settings, pool->user);
+        policy->idle_transaction_us = settings_idle_transaction_timeout(settings, pool->user);
+        policy->client_idle_us = settings_client_idle_timeout(settings, pool->user);
+        const char *wanted = settings_session_attributes(settings, pool->database);
+        policy->is_read_write = strcmp(wanted, "read-write") == 0 || strcmp(wanted, "primary") == 0;
     }
     return policy;
-}
-
-static bool
-is_outdated(const struct backend *backend)
-{
-    const struct pool *pool = backend->side->pool;
-
-    return backend->duty.is_retired ||
-           backend->generation != atomic_load_explicit(&pool->generation, memory_order_relaxed) ||
-           (backend->expires_us > 0 &&
-               loop_now_us(backend->side->worker->loop) > backend->expires_us);
 }
 
 /* ---- dialling ---- */
@@ -217,15 +212,20 @@ pool_offer(struct backend *backend)
     struct pool_side *side = backend->side;
     struct fail fail;
 
-    if (is_outdated(backend)) {
+    if (idle_is_outdated(backend)) {
         fail_set(&fail, "57P01", "%s", backend->duty.is_retired ? "retired" : "too old");
         backend_close(backend, &fail);
+        return;
+    }
+    if (backend->state != BACKEND_TESTING && health_is_doubtful(backend)) {
+        health_check(backend, false);
+        pool_seek(side);
         return;
     }
     struct ledger_grant answer = ledger_return(&side->pool->ledger, side->worker->index);
     switch (answer.kind) {
     case GRANT_IDLE:
-        start_idle(backend);
+        idle_start(backend);
         break;
     case GRANT_OWN:
         grant((struct lease *)((char *)answer.waiter - offsetof(struct lease, waiter)), backend);
@@ -241,76 +241,6 @@ pool_offer(struct backend *backend)
 }
 
 /* ---- idle backends ---- */
-
-static void
-close_expired(struct backend *backend, const char *why)
-{
-    struct pool_side *side = backend->side;
-    struct fail fail;
-
-    if (!ledger_take_idle(&side->pool->ledger, side->worker->index)) {
-        return; /* promised to another worker, which will find out */
-    }
-    fail_set(&fail, "57P01", "%s", why);
-    backend_close(backend, &fail);
-}
-
-static void
-on_idle_deadline(struct deadline *deadline)
-{
-    struct backend *backend =
-        (struct backend *)((char *)deadline - offsetof(struct backend, deadline));
-    struct pool_side *side = backend->side;
-    const struct settings *settings = side->worker->settings;
-
-    if (is_outdated(backend)) {
-        close_expired(backend, "server_lifetime is over");
-        return;
-    }
-    int64_t idle_us = loop_now_us(side->worker->loop) - backend->state_since_us;
-    bool is_warm = ledger_look(&side->pool->ledger).total <=
-                   settings_min_pool_size(settings, side->pool->database);
-    if (settings->server_idle_timeout > 0 && idle_us >= settings->server_idle_timeout && !is_warm) {
-        close_expired(backend, "server_idle_timeout is over");
-        return;
-    }
-    deadline_start(deadline, side->worker->loop, settings->server_idle_timeout, on_idle_deadline);
-}
-
-static void
-start_idle(struct backend *backend)
-{
-    struct pool_worker *worker = backend->side->worker;
-    int64_t limit_us = worker->settings->server_idle_timeout;
-
-    backend_become(backend, BACKEND_IDLE);
-    if (backend->expires_us > 0) {
-        int64_t left_us = backend->expires_us - loop_now_us(worker->loop) + 1;
-        limit_us = limit_us > 0 && limit_us < left_us ? limit_us : left_us;
-    }
-    deadline_start(&backend->deadline, worker->loop, limit_us, on_idle_deadline);
-}
-
-static void
-log_dead(struct backend *backend)
-{
-    struct fail fail;
-
-    backend_loss(backend, &fail);
-    stats_add(METRIC_server_dead_total, 1);
-    pool_log(LEVEL_WARN, backend->side, "dead connection removed from pool (%s)", fail.text);
-}
-
-void
-pool_idle_died(struct backend *backend)
-{
-    struct pool_side *side = backend->side;
-
-    log_dead(backend);
-    /* When it was promised already, the worker that asked finds nothing and is told so. */
-    (void)ledger_take_idle(&side->pool->ledger, side->worker->index);
-    backend_close(backend, NULL);
-}
 
 void
 pool_close_idle(struct pool_side *side, const struct fail *fail)
@@ -329,35 +259,65 @@ pool_close_outdated(struct pool_side *side)
 
     for (backend = TAILQ_FIRST(&side->in[BACKEND_IDLE]); backend != NULL; backend = next) {
         next = TAILQ_NEXT(backend, link);
-        if (is_outdated(backend)) {
-            close_expired(backend, "replaced");
+        if (idle_is_outdated(backend)) {
+            idle_close(backend, "replaced");
         }
     }
 }
 
-/* The next idle backend that is alive; dead and old ones on the way are removed. They were taken
- * out of the ledger's count by the caller, one call for one. */
-static struct backend *
-pick_idle(struct pool_side *side)
+/* An idle backend for whoever is next: LEDGER_OFFER. */
+static void
+offer_idle(struct pool_side *side)
 {
-    bool is_fifo = side->worker->settings->server_round_robin;
-    struct backend *backend = is_fifo ? TAILQ_LAST(&side->in[BACKEND_IDLE], backend_list)
-                                      : TAILQ_FIRST(&side->in[BACKEND_IDLE]);
+    struct backend *backend = idle_pick(side);
 
-    if (backend != NULL && is_outdated(backend)) {
-        struct fail fail;
-        fail_set(&fail, "57P01", "too old");
-        backend_close(backend, &fail);
-        return NULL;
+    if (backend != NULL && health_needs_check(backend)) {
+        health_check(backend, true);
+        return;
     }
-    if (backend == NULL || stream_peek(&backend->stream) == STREAM_WAIT) {
-        return backend;
+    ledger_checked(&side->pool->ledger);
+    if (backend != NULL) {
+        pool_offer(backend);
     }
-    /* News that do no harm were read and remembered when the event came; whatever waits now ends
-     * it. */
-    log_dead(backend);
-    backend_close(backend, NULL);
-    return NULL;
+}
+
+static void
+ask(struct pool_side *side, int worker)
+{
+    struct errand *errand = mem_new(sizeof(*errand));
+
+    *errand = (struct errand){.pool = side->pool, .from = side->worker->index, .to = worker};
+    run_errand(side->pool, errand, on_ask);
+}
+
+/* Does what the ledger says for one who was queued. */
+static void
+follow(struct pool_side *side, const struct ledger_answer *answer)
+{
+    switch (answer->step) {
+    case LEDGER_OFFER:
+        offer_idle(side);
+        break;
+    case LEDGER_ASK:
+        ask(side, answer->worker);
+        break;
+    case LEDGER_DIAL:
+        pool_dial(side);
+        break;
+    case LEDGER_TAKE:
+    case LEDGER_WAIT:
+        break;
+    }
+}
+
+void
+pool_seek(struct pool_side *side)
+{
+    struct ledger_answer answer;
+
+    while ((answer = ledger_seek(&side->pool->ledger, side->worker->index)).step != LEDGER_WAIT) {
+        follow(side, &answer);
+    }
 }
 
 /* ---- other workers ---- */
@@ -367,8 +327,15 @@ on_ask(void *arg)
 {
     struct errand *errand = arg;
     struct pool_side *side = &errand->pool->sides[errand->to];
-    struct backend *backend = pick_idle(side);
+    struct backend *backend = idle_pick(side);
 
+    if (backend != NULL && health_needs_check(backend)) {
+        /* Afterwards it goes to whoever waits longest, so most likely to who asked. */
+        ledger_check_asked(&side->pool->ledger);
+        health_check(backend, true);
+        free(errand);
+        return;
+    }
     if (backend != NULL) {
         hand_over(backend, errand->from, 0, true);
         free(errand);
@@ -379,6 +346,31 @@ on_ask(void *arg)
     errand->from = asked;
     errand->is_answer = true;
     run_errand(errand->pool, errand, on_arrival);
+}
+
+/* Who was promised a backend by its ticket, if it still waits. */
+static struct lease *
+find_promised(struct pool_side *side, uint64_t ticket)
+{
+    struct lease *lease = slots_find(&side->worker->leases, ticket);
+
+    return lease != NULL && lease->state == LEASE_WAITING && lease->side == side ? lease : NULL;
+}
+
+/* Whether a backend that came is of no use, and why: it died or grew old on its way. */
+static bool
+is_spoilt(struct backend *backend, struct fail *fail)
+{
+    if (idle_is_outdated(backend)) {
+        fail_set(fail, "57P01", "too old");
+        return true;
+    }
+    if (stream_peek(&backend->stream) != STREAM_WAIT) {
+        backend_loss(backend, fail);
+        health_note_death(backend, fail);
+        return true;
+    }
+    return false;
 }
 
 /* A backend came from another worker, or the answer that none comes. */
@@ -395,22 +387,22 @@ on_arrival(void *arg)
         ledger_arrived(&errand.pool->ledger);
     }
     if (backend == NULL) {
-        dial_more(side);
+        pool_seek(side);
         return;
     }
     backend_attach(backend, side, BACKEND_SCRUBBING);
     backend->duty.step = SCRUB_DONE;
-    if (is_outdated(backend)) {
-        pool_offer(backend);
-        return;
-    }
-    if (stream_peek(&backend->stream) != STREAM_WAIT) {
-        backend_loss(backend, &fail);
+    struct lease *lease = find_promised(side, errand.ticket);
+    if (is_spoilt(backend, &fail)) {
+        if (lease != NULL) {
+            /* The grant took it out of the queue: nobody else would ever think of it. */
+            ledger_requeue(&errand.pool->ledger, errand.to, &lease->waiter);
+        }
         backend_close(backend, &fail);
+        pool_seek(side);
         return;
     }
-    struct lease *lease = slots_find(&side->worker->leases, errand.ticket);
-    if (lease != NULL && lease->state == LEASE_WAITING && lease->side == side) {
+    if (lease != NULL) {
         ledger_leave(&errand.pool->ledger, errand.to, &lease->waiter);
         grant(lease, backend);
         return;
@@ -447,7 +439,14 @@ lease_take(struct lease *lease)
     ensure(lease->state == LEASE_NONE);
     while ((answer = ledger_request(ledger, side->worker->index, &lease->waiter, now_us)).step ==
            LEDGER_TAKE) {
-        struct backend *backend = pick_idle(side);
+        struct backend *backend = idle_pick(side);
+        if (backend != NULL && health_needs_check(backend)) {
+            lease->state = LEASE_WAITING;
+            stats_add(METRIC_lease_waits_total, 1);
+            ledger_queue(ledger, side->worker->index, &lease->waiter);
+            health_check(backend, true);
+            return false;
+        }
         if (backend != NULL) {
             hold(lease, backend);
             return true;
@@ -455,15 +454,10 @@ lease_take(struct lease *lease)
     }
     lease->state = LEASE_WAITING;
     stats_add(METRIC_lease_waits_total, 1);
-    if (answer.step == LEDGER_ASK) {
-        struct errand *errand = mem_new(sizeof(*errand));
-        *errand =
-            (struct errand){.pool = side->pool, .from = side->worker->index, .to = answer.worker};
-        run_errand(side->pool, errand, on_ask);
-    } else if (answer.step == LEDGER_DIAL) {
-        pool_dial(side);
-    } else if (outage_wants_probe(side->pool, 0, now_us)) {
-        pool_dial(side);
+    if (answer.step != LEDGER_WAIT) {
+        follow(side, &answer);
+    } else {
+        outage_meet(side);
     }
     return false;
 }
@@ -489,6 +483,7 @@ let_go(struct lease *lease)
     lease->backend = NULL;
     lease->state = LEASE_NONE;
     backend->holder = NULL;
+    held_clear(&backend->held);
     return backend;
 }
 
@@ -529,5 +524,6 @@ lease_abandon(struct lease *lease, bool is_forwarding, bool cancel)
 void
 lease_discard(struct lease *lease, const struct fail *fail)
 {
+    health_note_death(lease->backend, fail);
     backend_close(let_go(lease), fail);
 }

@@ -27,6 +27,7 @@ struct pool_worker
     struct settings *settings; /* holds: the snapshot in force for this worker */
     struct slots leases;       /* owns; tickets of clients that may wait */
     struct slots backends;     /* owns; tickets of backends that cancels may concern */
+    struct worker_health health;
     struct waiter_list
         granted; /* leases that were given a backend and are told at the end of the callback */
     int index;
@@ -45,7 +46,9 @@ struct pool_policy
 {
     uint64_t serial; /* of the snapshot */
     enum pool_mode mode;
-    int64_t wait_us; /* query_wait_timeout */
+    int64_t wait_us;    /* query_wait_timeout */
+    int64_t query_us, transaction_us, idle_transaction_us, client_idle_us; /* 0: no limit */
+    bool is_read_write; /* its backends must be able to write */
 };
 
 /* One worker's part of a pool. */
@@ -57,6 +60,7 @@ struct pool_side
     unsigned count[BACKEND_STATES];
     struct pool_counts counts;
     struct pool_policy policy;
+    _Atomic int64_t oldest_lease_us; /* shared: when it began; said while others wait */
 };
 
 struct lease;
@@ -140,8 +144,12 @@ void pool_close_idle(struct pool_side *side, const struct fail *fail);
 /* A dialled backend is aligned and may serve: offers it. */
 void pool_dial_succeeded(struct backend *backend);
 
-/* An idle backend died by itself. */
-void pool_idle_died(struct backend *backend);
+/* Finds backends for those who wait and whom nothing that is on its way answers for: idle ones of
+ * this worker, of others, new ones. */
+void pool_seek(struct pool_side *side);
+
+/* A backend changes from one state to another: keeps the count of those that can serve. */
+void pool_count_live(struct pool_side *side, enum backend_state from, enum backend_state to);
 
 struct log_subject pool_subject(const struct pool_side *side);
 

@@ -1,7 +1,7 @@
 /*
  * The registry. Called by workers at login (pools_join, pools_part) and by main at each tick; calls
  * the ledger and posts to workers what they must do themselves. The order of locks: registry,
- * record of a pool, ledger, quotas.
+ * record of a pool, ledger, quotas, endpoint.
  */
 #include "pool/pools.h"
 
@@ -10,9 +10,10 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "conf/settings.h"
-#include "pool/dial.h"
+#include "pool/endpoint.h"
+#include "pool/resolve.h"
+#include "pool/tick.h"
 
-#include <inttypes.h>
 #include <stdatomic.h>
 
 /* A limit of one database ("d:name") or user ("u:name") over all its pools. */
@@ -35,6 +36,8 @@ struct pools
         pthread_mutex_t mutex;
         struct pool *all;           /* own, by "database\0user" */
         struct quota_entry *quotas; /* own */
+        struct endpoint *endpoints; /* own, by name; kept until the end */
+        uint64_t wake_serial;
     } shared;
 };
 
@@ -58,6 +61,18 @@ struct helpers *
 pools_helpers(struct pools *pools)
 {
     return pools->helpers;
+}
+
+struct loop *
+pools_main_loop(struct pools *pools)
+{
+    return pools->main_loop;
+}
+
+int
+pools_count(const struct pools *pools)
+{
+    return pools->count;
 }
 
 /* ---- one pool ---- */
@@ -90,6 +105,58 @@ find_quota_locked(struct pools *pools, char kind, const char *name)
     return &entry->quota;
 }
 
+static const char *
+database_keyword(const struct database *database, const char *keyword)
+{
+    for (int i = 0; database->keywords[i] != NULL; i++) {
+        if (strcmp(database->keywords[i], keyword) == 0) {
+            return database->values[i];
+        }
+    }
+    return NULL;
+}
+
+/* The endpoint of a connection string, as people write it. */
+static struct endpoint *
+find_endpoint_locked(struct pools *pools, const struct database *database)
+{
+    const char *address = database_keyword(database, "hostaddr");
+    const char *host = address != NULL ? address : database->host;
+    struct endpoint *endpoint;
+    struct buf name = {0};
+
+    buf_print(&name, "%s:%s", host[0] != '\0' ? host : "local",
+        database->port[0] != '\0' ? database->port : "5432");
+    HASH_FIND(hh, pools->shared.endpoints, buf_head(&name), buf_len(&name), endpoint);
+    if (endpoint == NULL) {
+        buf_add_u8(&name, 0);
+        endpoint = endpoint_new((char *)buf_head(&name), host);
+        HASH_ADD_KEYPTR(
+            hh, pools->shared.endpoints, endpoint->name, strlen(endpoint->name), endpoint);
+    }
+    buf_deinit(&name);
+    return endpoint;
+}
+
+/* Where the pool dials from now on. A database that is gone keeps its last endpoint until the pool
+ * is gone, too; one that never was has nowhere to dial. */
+static void
+place_locked(struct pools *pools, struct pool *pool, const struct database *database)
+{
+    static const char *no_keywords[] = {NULL};
+    static const struct database nowhere = {
+        .keywords = no_keywords, .host = "nowhere", .port = "0"};
+    struct endpoint *endpoint = database != NULL ? find_endpoint_locked(pools, database)
+                                : pool->shared.endpoint != NULL
+                                    ? pool->shared.endpoint
+                                    : find_endpoint_locked(pools, &nowhere);
+
+    pthread_mutex_lock(&pool->shared.mutex);
+    pool->shared.endpoint = endpoint;
+    pthread_mutex_unlock(&pool->shared.mutex);
+    ledger_use_endpoint(&pool->ledger, endpoint);
+}
+
 /* Applies limits of the settings; true when the database's connection string is another one now. */
 static bool
 configure_locked(struct pools *pools, struct pool *pool, const struct settings *settings)
@@ -100,6 +167,8 @@ configure_locked(struct pools *pools, struct pool *pool, const struct settings *
 
     free(pool->shared.identity);
     pool->shared.identity = mem_string(identity);
+    place_locked(pools, pool, database);
+    endpoint_limit(pool->shared.endpoint, (int)settings->server_max_logins);
     pool->ledger.quotas[0] = find_quota_locked(pools, 'd', pool->database);
     pool->ledger.quotas[1] = find_quota_locked(pools, 'u', pool->user);
     ledger_set_quota(
@@ -156,8 +225,8 @@ pools_join(struct pool_worker *worker, const char *database, const char *user)
     return &pool->sides[worker->index];
 }
 
-static void
-hold_pool(struct pool *pool)
+void
+pools_hold(struct pool *pool)
 {
     pthread_mutex_lock(&pool->pools->shared.mutex);
     pool->holders++;
@@ -200,168 +269,27 @@ pool_welcome(struct pool *pool, struct vars *reported_out)
     return is_known;
 }
 
-struct outage
-pool_outage(struct pool *pool)
+struct endpoint *
+pool_endpoint(struct pool *pool)
 {
     pthread_mutex_lock(&pool->shared.mutex);
-    struct outage outage = pool->shared.outage;
+    struct endpoint *endpoint = pool->shared.endpoint;
     pthread_mutex_unlock(&pool->shared.mutex);
-    return outage;
-}
-
-/* ---- outages ---- */
-
-/* Delay before the next attempt: grows by the multiplier up to its limit, never long while a client
- * waits. */
-static int64_t
-retry_delay_us(
-    struct pool *pool, const struct settings *settings, unsigned attempts, const char *sqlstate)
-{
-    enum
-    {
-        WHILE_WAITED_FOR_US = 300000
-    };
-    double delay = (double)settings->server_retry_delay;
-    double most = (double)settings->server_retry_max_delay;
-    bool is_full = strcmp(sqlstate, "53300") == 0;
-
-    for (unsigned i = 1; i < attempts && delay < most; i++) {
-        delay *= settings->server_retry_multiplier;
-    }
-    if (is_full) {
-        delay *= 4;
-    }
-    delay = delay < most ? delay : most;
-    if (!is_full && delay > WHILE_WAITED_FOR_US && ledger_look(&pool->ledger).waiting > 0) {
-        delay = WHILE_WAITED_FOR_US;
-    }
-    double jitter = (double)(loop_clock_us() * 7919 % 2001 - 1000) / 1000.0;
-    return (int64_t)(delay * (1.0 + jitter * (double)settings->server_retry_jitter / 100.0));
-}
-
-struct refusal
-{
-    struct pool_side *side; /* holds its pool */
-    struct fail fail;
-};
-
-static void
-on_refusal(void *arg)
-{
-    struct refusal *refusal = arg;
-
-    pool_refuse(refusal->side, &refusal->fail);
-    pools_part(refusal->side->pool);
-    free(refusal);
-}
-
-/* Tells everybody who waits, at every worker. */
-static void
-refuse_all(struct pool *pool, const struct fail *fail)
-{
-    for (int i = 0; i < pool->pools->count; i++) {
-        struct refusal *refusal = mem_new(sizeof(*refusal));
-        refusal->side = &pool->sides[i];
-        refusal->fail = *fail;
-        hold_pool(pool);
-        if (!loop_post(pool->pools->workers[i]->loop, on_refusal, refusal)) {
-            pools_part(pool);
-            free(refusal);
-        }
-    }
-}
-
-static void
-log_attempt(struct pool *pool, const struct settings *settings, const struct outage *outage,
-    int64_t delay_us)
-{
-    const struct database *database = settings_find_database(settings, pool->database);
-    const char *host = database != NULL ? database->host : "";
-    const char *port = database != NULL ? database->port : "";
-    bool is_down = outage->attempts == (unsigned)settings->server_retry_attempts;
-
-    pool_log(
-        outage->attempts > (unsigned)settings->server_retry_attempts ? LEVEL_DEBUG : LEVEL_WARN,
-        &pool->sides[0], "connect to %s:%s failed (attempt %u/%" PRId64 "): %s; retrying in %.1fs",
-        host, port, outage->attempts, settings->server_retry_attempts, outage->fail.text,
-        (double)delay_us / 1e6);
-    if (is_down) {
-        pool_log(LEVEL_ERROR, &pool->sides[0], "database \"%s\" is down: %s", pool->database,
-            outage->fail.text);
-    }
+    return endpoint;
 }
 
 void
-outage_failed(struct pool *pool, const struct settings *settings, const struct fail *fail)
+pool_count_live(struct pool_side *side, enum backend_state from, enum backend_state to)
 {
-    pthread_mutex_lock(&pool->shared.mutex);
-    struct outage *outage = &pool->shared.outage;
-    if (!outage->is_down) {
-        outage->is_down = true;
-        outage->since_us = loop_clock_us();
-        outage->attempts = 0;
-    }
-    outage->attempts++;
-    outage->fail = *fail;
-    int64_t delay_us = retry_delay_us(pool, settings, outage->attempts, fail->sqlstate);
-    outage->retry_at_us = loop_clock_us() + delay_us;
-    struct outage seen = *outage;
-    ledger_bar_dials(&pool->ledger, true);
-    pthread_mutex_unlock(&pool->shared.mutex);
+    bool was_live = from != BACKEND_ALIGNING;
+    bool is_live = to != BACKEND_CLOSING;
 
-    log_attempt(pool, settings, &seen, delay_us);
-    if (dial_is_permanent(fail)) {
-        refuse_all(pool, fail);
-    } else if (settings->server_down_timeout == 0 && strcmp(fail->sqlstate, "53300") != 0) {
-        struct fail down;
-        fail_set(&down, "57P03", "database \"%s\" is not reachable", pool->database);
-        fail_detail(&down, "%s", fail->text);
-        refuse_all(pool, &down);
+    if (was_live != is_live) {
+        atomic_fetch_add(&side->pool->live, is_live ? 1 : -1);
     }
 }
 
-void
-outage_over(struct pool *pool, const struct vars *welcome)
-{
-    pthread_mutex_lock(&pool->shared.mutex);
-    struct outage seen = pool->shared.outage;
-    bool is_first = pool->shared.welcome.len == 0;
-    pool->shared.outage = (struct outage){0};
-    vars_copy(&pool->shared.welcome, welcome);
-    ledger_bar_dials(&pool->ledger, false);
-    pthread_mutex_unlock(&pool->shared.mutex);
-
-    if (is_first) {
-        pool_log(LEVEL_INFO, &pool->sides[0], "connection pool \"%s\" ready on attempt %u",
-            pool->database, seen.attempts + 1);
-    }
-    if (seen.is_down) {
-        pool_log(LEVEL_INFO, &pool->sides[0], "database \"%s\" is back after %.1fs", pool->database,
-            (double)(loop_clock_us() - seen.since_us) / 1e6);
-    }
-}
-
-bool
-outage_wants_probe(struct pool *pool, int min_size, int64_t now_us)
-{
-    bool wants = false;
-
-    pthread_mutex_lock(&pool->shared.mutex);
-    struct outage *outage = &pool->shared.outage;
-    if (outage->is_down && now_us >= outage->retry_at_us) {
-        ledger_bar_dials(&pool->ledger, false);
-        wants = ledger_want_dial(&pool->ledger) == LEDGER_DIAL ||
-                ledger_want_spare(&pool->ledger, min_size, INT64_MAX, now_us) == LEDGER_DIAL;
-        ledger_bar_dials(&pool->ledger, true);
-        if (wants) {
-            outage->retry_at_us = INT64_MAX; /* until this one has failed */
-        }
-    }
-    pthread_mutex_unlock(&pool->shared.mutex);
-    return wants;
-}
-
-/* ---- main's tick ---- */
+/* ---- dials ---- */
 
 static void
 on_dial(void *arg)
@@ -375,11 +303,52 @@ post_dial(struct pool *pool)
 {
     struct pool_side *side = &pool->sides[pool->id % (uint64_t)pool->pools->count];
 
+    /* Where it is refused the process is about to end. */
     if (!loop_post(side->worker->loop, on_dial, side)) {
+        (void)endpoint_withdrawn(ledger_end_login(&pool->ledger));
         ledger_arrived(&pool->ledger);
         ledger_closed(&pool->ledger);
     }
 }
+
+/* The pool at this endpoint whose client waits longest and that was not asked yet. */
+static struct pool *
+find_hungriest_locked(struct pools *pools, const struct endpoint *endpoint)
+{
+    struct pool *pool, *next, *best = NULL;
+    int64_t best_us = INT64_MAX;
+
+    HASH_ITER(hh, pools->shared.all, pool, next) {
+        if (pool->shared.endpoint != endpoint || pool->woken_serial == pools->shared.wake_serial) {
+            continue;
+        }
+        struct ledger_view view = ledger_look(&pool->ledger);
+        if (view.waiting > view.arriving && view.oldest_since_us < best_us) {
+            best = pool;
+            best_us = view.oldest_since_us;
+        }
+    }
+    return best;
+}
+
+void
+pools_wake(struct pools *pools, struct endpoint *endpoint)
+{
+    struct pool *pool;
+
+    pthread_mutex_lock(&pools->shared.mutex);
+    pools->shared.wake_serial++;
+    while ((pool = find_hungriest_locked(pools, endpoint)) != NULL) {
+        if (ledger_want_dial(&pool->ledger) == LEDGER_DIAL) {
+            post_dial(pool);
+        } else {
+            pool->woken_serial = pools->shared.wake_serial;
+        }
+    }
+    pthread_mutex_unlock(&pools->shared.mutex);
+}
+
+/* ---- main's tick ---- */
 
 static void
 on_close_idle(void *arg)
@@ -390,34 +359,6 @@ on_close_idle(void *arg)
     fail_set(&fail, "57P01", "another pool needs its place");
     pool_close_idle(side, &fail);
     pools_part(side->pool);
-}
-
-static void
-on_close_outdated(void *arg)
-{
-    struct pool_side *side = arg;
-
-    pool_close_outdated(side);
-    pools_part(side->pool);
-}
-
-/* RECONNECT or a reload made a new generation: idle backends of the old one go now, the others when
- * they come back. */
-static void
-tidy_locked(struct pools *pools, struct pool *pool)
-{
-    uint32_t generation = atomic_load(&pool->generation);
-
-    if (generation == pool->tidied) {
-        return;
-    }
-    pool->tidied = generation;
-    for (int i = 0; i < pools->count; i++) {
-        pool->holders++;
-        if (!loop_post(pools->workers[i]->loop, on_close_outdated, &pool->sides[i])) {
-            pool->holders--;
-        }
-    }
 }
 
 /* A shared limit keeps this pool's waiters from a dial: another pool of the same database or user
@@ -444,43 +385,14 @@ feed_starved_locked(struct pools *pools, struct pool *hungry)
 }
 
 static void
-note_exhaustion(struct pool *pool, const struct ledger_view *view, int64_t now_us)
-{
-    enum
-    {
-        WORTH_A_LINE_US = 100000
-    };
-    bool is_exhausted = view->waiting > 0 && view->limit > 0 && view->total >= view->limit &&
-                        view->arriving == 0 && now_us - view->oldest_since_us > WORTH_A_LINE_US;
-
-    if (is_exhausted && !pool->was_exhausted) {
-        pool_log(LEVEL_WARN, &pool->sides[0],
-            "connection pool \"%s\" exhausted: %d/%d busy, %d waiting", pool->database,
-            view->total - view->idle, view->limit, view->waiting);
-    }
-    pool->was_exhausted = is_exhausted || (pool->was_exhausted && view->waiting > 0);
-}
-
-static void
 tick_pool_locked(struct pools *pools, struct pool *pool, const struct settings *settings)
 {
-    int64_t now_us = loop_now_us(pools->main_loop);
     struct ledger_view view = ledger_look(&pool->ledger);
-    int min_size = (int)settings_min_pool_size(settings, pool->database);
 
-    note_exhaustion(pool, &view, now_us);
-    tidy_locked(pools, pool);
     if (view.is_starved) {
         feed_starved_locked(pools, pool);
     }
-    if (outage_wants_probe(pool, min_size, now_us)) {
-        post_dial(pool);
-        return;
-    }
-    bool wants = (view.waiting > view.arriving && ledger_want_dial(&pool->ledger) == LEDGER_DIAL) ||
-                 ledger_want_spare(&pool->ledger, min_size, settings->reserve_pool_timeout,
-                     now_us) == LEDGER_DIAL;
-    if (wants) {
+    if (tick_pool(pool, &view, settings, loop_now_us(pools->main_loop))) {
         post_dial(pool);
     }
 }
@@ -500,6 +412,22 @@ open_warm_pools(struct pools *pools, const struct settings *settings)
     }
 }
 
+struct tick
+{
+    struct pools *pools;
+    const struct settings *settings;
+    int64_t now_us;
+};
+
+static void
+visit_endpoint(void *arg, struct endpoint *endpoint, int backends)
+{
+    const struct tick *tick = arg;
+
+    endpoint_settle(endpoint, tick->now_us);
+    resolve_tick(tick->pools, endpoint, backends, tick->settings, tick->now_us);
+}
+
 void
 pools_tick(struct pools *pools, const struct settings *settings)
 {
@@ -517,6 +445,26 @@ pools_tick(struct pools *pools, const struct settings *settings)
             continue;
         }
         tick_pool_locked(pools, pool, settings);
+    }
+    pthread_mutex_unlock(&pools->shared.mutex);
+    struct tick tick = {.pools = pools, .settings = settings, .now_us = now_us};
+    pools_each_endpoint(pools, visit_endpoint, &tick);
+}
+
+void
+pools_each_endpoint(struct pools *pools,
+    void (*each)(void *arg, struct endpoint *endpoint, int backends), void *arg)
+{
+    struct endpoint *endpoint, *next_endpoint;
+    struct pool *pool, *next;
+
+    pthread_mutex_lock(&pools->shared.mutex);
+    HASH_ITER(hh, pools->shared.endpoints, endpoint, next_endpoint) {
+        int backends = 0;
+        HASH_ITER(hh, pools->shared.all, pool, next) {
+            backends += pool->shared.endpoint == endpoint ? atomic_load(&pool->live) : 0;
+        }
+        each(arg, endpoint, backends);
     }
     pthread_mutex_unlock(&pools->shared.mutex);
 }
@@ -572,6 +520,11 @@ pools_free(struct pools **pointer)
     HASH_ITER(hh, pools->shared.quotas, quota, next_quota) {
         HASH_DELETE(hh, pools->shared.quotas, quota);
         free(quota);
+    }
+    struct endpoint *endpoint, *next_endpoint;
+    HASH_ITER(hh, pools->shared.endpoints, endpoint, next_endpoint) {
+        HASH_DELETE(hh, pools->shared.endpoints, endpoint);
+        endpoint_free(&endpoint);
     }
     pthread_mutex_destroy(&pools->shared.mutex);
     free(pools);

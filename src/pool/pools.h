@@ -1,5 +1,5 @@
 /*
- * The registry of pools and what is shared about one: its ledger, its welcome, its outage. Pools
+ * The registry of pools and what is shared about one: its ledger, its welcome, its trouble. Pools
  * are made by the first login for a (database, user), by any worker, and go when nobody has used
  * them for autodb_idle_timeout. One mutex for the registry, one for each pool's record; main's tick
  * drives retries, warm backends and limits.
@@ -8,22 +8,14 @@
 
 #include "base/fail.h"
 #include "pool/ledger.h"
+#include "pool/outage.h"
 #include "pool/pool.h"
 
 #include <uthash.h>
 
+struct endpoint;
 struct helpers;
 struct pools;
-
-/* The last trouble with connecting; under the pool's record mutex. */
-struct outage
-{
-    bool is_down;        /* the last attempt failed */
-    unsigned attempts;   /* that failed in a row */
-    int64_t since_us;    /* first failure */
-    int64_t retry_at_us; /* no dial before */
-    struct fail fail;    /* the last reason */
-};
 
 struct pool
 {
@@ -35,12 +27,17 @@ struct pool
     struct
     {
         pthread_mutex_t mutex;
-        struct outage outage;
-        struct vars welcome; /* ParameterStatus of the latest login */
-        char *identity;      /* of the database's connection string */
+        struct trouble trouble;
+        struct endpoint *endpoint; /* borrows: where it dials now; also the ledger knows */
+        struct vars welcome;       /* ParameterStatus of the latest login */
+        char *identity;            /* of the database's connection string */
     } shared;
+    _Atomic int live; /* backends that can serve: logged in and not closing */
+    struct pool_health health;   /* shared: atomics */
     unsigned holders;        /* the registry's mutex */
     int64_t unused_since_us; /* the registry's mutex */
+    uint64_t woken_serial;   /* the registry's mutex: of the last pools_wake() that asked it */
+    int64_t aged_at_us;      /* the main thread's: when it asked for the age of leases */
     bool was_exhausted;      /* the main thread's: said so already */
     uint32_t tidied;         /* the main thread's: idle backends older than this were closed */
     UT_hash_handle hh;
@@ -77,14 +74,21 @@ void pools_leave(struct pool_worker *worker);
 /* What PostgreSQL reported at login (ParameterStatus), once a first backend came. Any thread. */
 bool pool_welcome(struct pool *pool, struct vars *reported_out);
 
-/* The outage as it stands. Any thread. */
-struct outage pool_outage(struct pool *pool);
+/* Where it dials now. Any thread. */
+struct endpoint *pool_endpoint(struct pool *pool);
 
-/* A dial failed or a first backend came: keeps the book of the outage, logs its beginning and end.
- * Any thread. */
-void outage_failed(struct pool *pool, const struct settings *settings, const struct fail *fail);
-void outage_over(struct pool *pool, const struct vars *welcome);
+/* One more holder, as pools_join() makes them. Any thread. */
+void pools_hold(struct pool *pool);
 
-/* Whether one attempt to connect is due now, for waiters or to keep min_size warm; the ledger has
- * counted it then and the caller dials. Only one at a time while down. Any thread. */
-bool outage_wants_probe(struct pool *pool, int min_size, int64_t now_us);
+struct loop *pools_main_loop(struct pools *pools);
+
+/* How many workers there are. */
+int pools_count(const struct pools *pools);
+
+/* Dials at this endpoint for those who wait, longest first, as far as it admits. Any thread. */
+void pools_wake(struct pools *pools, struct endpoint *endpoint);
+
+/* Calls each() for each endpoint, under the registry's lock, with the live backends of all its
+ * pools. Any thread. */
+void pools_each_endpoint(struct pools *pools,
+    void (*each)(void *arg, struct endpoint *endpoint, int backends), void *arg);

@@ -3,6 +3,7 @@
  *
  *    dialled:     ALIGN ─► CONNECT ──────────────────────────────► DONE ─► offered to the pool
  *    after use:   DRAIN ─► CANCELS ─► ROLLBACK ─► RESET ─────────► DONE
+ *    idle:        CHECK ─────────────────────────────────────────► DONE (pool/health)
  *
  * A step is entered (something may be sent), then it is over when every reply was read and dropped.
  * Called by pool/pool and by backend events; calls pool_offer() or backend_close().
@@ -12,6 +13,21 @@
 #include "base/state.h"
 #include "conf/settings.h"
 #include "pool/pools.h"
+
+/* What comes after a step, and what is said of the step when PostgreSQL answered with an error. */
+static const struct
+{
+    enum scrub_step next;
+    const char *name;
+} steps[] = {
+    [SCRUB_ALIGN] = {SCRUB_CONNECT, "a request of our own"},
+    [SCRUB_CONNECT] = {SCRUB_DONE, "connect_query"},
+    [SCRUB_DRAIN] = {SCRUB_CANCELS, "a request of our own"},
+    [SCRUB_CANCELS] = {SCRUB_ROLLBACK, "a request of our own"},
+    [SCRUB_ROLLBACK] = {SCRUB_RESET, "a request of our own"},
+    [SCRUB_RESET] = {SCRUB_DONE, "server_reset_query"},
+    [SCRUB_CHECK] = {SCRUB_DONE, "server_check_query"},
+};
 
 static void
 on_timeout(struct deadline *deadline)
@@ -33,6 +49,11 @@ give_up(struct backend *backend, const struct fail *fail)
 {
     if (backend->state == BACKEND_ALIGNING) {
         pool_dial_failed(backend->side, fail);
+    } else if (backend->state == BACKEND_TESTING) {
+        health_failed(backend, fail);
+        return;
+    } else {
+        health_note_death(backend, fail);
     }
     backend_close(backend, fail);
 }
@@ -110,6 +131,13 @@ enter_step(struct backend *backend)
     case SCRUB_CANCELS:
         start_deadline(backend);
         break;
+    case SCRUB_CHECK:
+        if (settings->server_check_query[0] != '\0') {
+            backend_send_query(backend, settings->server_check_query);
+        } else {
+            send_sync(backend);
+        }
+        break;
     case SCRUB_DONE:
         break;
     }
@@ -146,10 +174,7 @@ finish_step(struct backend *backend, bool *waits_out, struct fail *fail)
     }
     if (replies->is_broken && backend->duty.step != SCRUB_DRAIN) {
         return fail_set(fail, backend->refusal != NULL ? backend->refusal->sqlstate : "08P01",
-            "%s failed: %s",
-            backend->duty.step == SCRUB_CONNECT ? "connect_query"
-            : backend->duty.step == SCRUB_RESET ? "server_reset_query"
-                                                : "a request of our own",
+            "%s failed: %s", steps[backend->duty.step].name,
             backend->refusal != NULL ? backend->refusal->text : "no reason given");
     }
     bool must_be_idle = backend->duty.step != SCRUB_DRAIN && backend->duty.step != SCRUB_CANCELS;
@@ -169,6 +194,8 @@ done(struct backend *backend)
     deadline_stop(&backend->deadline);
     if (backend->state == BACKEND_ALIGNING) {
         pool_dial_succeeded(backend);
+    } else if (backend->state == BACKEND_TESTING) {
+        health_passed(backend);
     } else {
         pool_offer(backend);
     }
@@ -180,7 +207,7 @@ advance(struct backend *backend)
     struct fail fail;
     bool waits;
 
-    for (;;) {
+    while (backend->duty.step != SCRUB_DONE) {
         if (!finish_step(backend, &waits, &fail)) {
             give_up(backend, &fail);
             return;
@@ -189,8 +216,8 @@ advance(struct backend *backend)
             return;
         }
         backend->replies.is_broken = false;
-        backend->duty.step++;
-        if (backend->duty.step == SCRUB_DRAIN || backend->duty.step == SCRUB_DONE) {
+        backend->duty.step = steps[backend->duty.step].next;
+        if (backend->duty.step == SCRUB_DONE) {
             done(backend);
             return;
         }
@@ -291,4 +318,13 @@ scrub_start(struct backend *backend)
     }
     enter_step(backend);
     advance(backend);
+}
+
+void
+scrub_check(struct backend *backend)
+{
+    ensure(backend->state == BACKEND_TESTING && replies_is_settled(&backend->replies));
+    backend->replies.is_broken = false;
+    backend->duty.step = SCRUB_CHECK;
+    enter_step(backend);
 }

@@ -197,6 +197,8 @@ skip_to_sync(struct replies *replies)
             *entry(replies, 0) = (uint8_t)((*entry(replies, 0) & OWNER_BIT) | REPLY_SYNC);
             return;
         }
+        replies->skipped +=
+            kind_at(replies, 0) == REPLY_QUERY || kind_at(replies, 0) == REPLY_FUNCTION;
         pop(replies);
     }
     replies->is_skipping = replies->count == 0;
@@ -235,6 +237,7 @@ take_error(struct replies *replies)
     bool was_copy = replies->copy == COPY_IN || replies->copy == COPY_ENDS;
 
     replies->copy = COPY_NONE;
+    replies->skipped = 0;
     if (*entry(replies, 0) & OWNER_BIT) {
         replies->is_broken = true;
     }
@@ -299,6 +302,18 @@ replies_take(struct replies *replies, const struct message *message)
         pop(replies);
     }
     return is_ours && message->type != MSG_NOTIFICATION ? REPLY_SWALLOW : REPLY_FORWARD;
+}
+
+uint32_t
+replies_owed(const struct replies *replies)
+{
+    uint32_t owed = 0;
+
+    for (uint32_t i = 0; i < replies->count; i++) {
+        enum reply_kind kind = kind_at(replies, i);
+        owed += kind == REPLY_SYNC || kind == REPLY_QUERY || kind == REPLY_FUNCTION;
+    }
+    return owed;
 }
 
 bool

@@ -57,6 +57,7 @@ struct replies
     enum copy_state copy;
     char status;    /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
     bool is_broken; /* an error came for one of our own requests since replies_watch() */
+    uint32_t skipped; /* Queries and FunctionCalls that the last error made PostgreSQL skip */
 };
 
 enum
@@ -76,12 +77,22 @@ must_check bool replies_may_send(uint8_t type);
  * anything. False when a client may not send such a message now. */
 must_check bool replies_sent(struct replies *replies, uint8_t type);
 
+/* Whether a request ends with such a message of the client: a ReadyForQuery answers it. */
+static inline bool
+replies_ends_request(uint8_t type)
+{
+    return type == MSG_SYNC || type == MSG_QUERY || type == MSG_FUNCTION_CALL;
+}
+
 /* A message came from the backend; pops what it answers. Asynchronous ones (Notice, Notification,
  * ParameterStatus) follow the head of the queue. */
 enum reply_verdict replies_take(struct replies *replies, const struct message *message);
 
 /* Hands all that was for the client to us: it is gone, its replies are read and dropped. */
 void replies_orphan(struct replies *replies);
+
+/* How many ReadyForQuery are still to come. */
+uint32_t replies_owed(const struct replies *replies);
 
 /* Whether the oldest unanswered request is our own. */
 bool replies_is_ours(const struct replies *replies);

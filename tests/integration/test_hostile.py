@@ -167,7 +167,7 @@ def test_queries_instead_of_a_password_are_not_run(postgres, pooler):
 
 
 def test_connect_and_close_logs_nothing(pooler):
-    wait_until(lambda: pooler.log())
+    pooler.wait_for_log("ready: ")
     before = pooler.log()
     for _ in range(20):
         pooler.dial().close()

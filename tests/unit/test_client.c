@@ -265,7 +265,7 @@ test_reply_that_nobody_asked_for_closes_the_backend(void **state)
         expect(server, BYTES("Q\0\0\0\15SELECT 1\0"));
         send_bytes(server, wrong[i].bytes, wrong[i].len);
         assert_int_equal(read_until(client, "E", body, sizeof(body)), 'E');
-        assert_non_null(memmem(body, sizeof(body), "08P01", 5));
+        assert_non_null(memmem(body, sizeof(body), "08007", 5));
         assert_int_equal(read_message(server, body, sizeof(body)), 0);
         close(client);
         close(server);

@@ -106,11 +106,13 @@ static void
 test_users_section(void **state)
 {
     struct settings *settings = load_good("[databases]\nd = pool_size=4 pool_mode=statement\n*=\n"
-        "[users]\nann = pool_size=9 pool_mode=session max_user_connections=2 query_timeout=3\n"
+        "[users]\nann = pool_size=9 pool_mode=session max_user_connections=2 "
+        "query_timeout=3 idle_transaction_timeout=4 max_user_client_connections=7\n"
         "bob = reserve_pool_size=1 query_wait_timeout=500ms\n");
 
     (void)state;
-    assert_non_null(strstr(findings, "W pgkeel.ini:5 ann: query_timeout: accepted, but"));
+    assert_non_null(strstr(findings,
+        "W pgkeel.ini:5 ann: max_user_client_connections: accepted, but"));
     assert_int_equal(settings_pool_size(settings, "d", "ann"), 9);
     assert_int_equal(settings_pool_size(settings, "d", "bob"), 4);
     assert_int_equal(settings_pool_size(settings, "x", "bob"), 20);
@@ -122,6 +124,10 @@ test_users_section(void **state)
     assert_int_equal(settings_reserve_pool_size(settings, "d", "bob"), 1);
     assert_int_equal(settings_query_wait_timeout(settings, "d", "bob"), 500000);
     assert_int_equal(settings_query_wait_timeout(settings, "d", "ann"), 120000000);
+    assert_int_equal(settings_query_timeout(settings, "ann"), 3000000);
+    assert_int_equal(settings_query_timeout(settings, "bob"), 0);
+    assert_int_equal(settings_idle_transaction_timeout(settings, "ann"), 4000000);
+    assert_int_equal(settings_transaction_timeout(settings, "ann"), 0);
     settings_release(&settings);
     expect_error("[databases]\n*=\n[users]\na = pol_size=1\na =\n",
         "4 a: pol_size: unknown key (did you mean \"pool_size\"?)");

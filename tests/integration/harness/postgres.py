@@ -216,9 +216,11 @@ class Postgres:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
         doomed = [pid, *children_of(pid)]
-        for victim in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
+        # Stopped first, so that none answers while others are dead already.
+        for sig in (signal.SIGSTOP, signal.SIGKILL):
+            for victim in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, sig)
         self.process.wait(10)
         wait_until(lambda: not any(is_alive(victim) for victim in doomed), 10, "death of all children")
         self.process = None

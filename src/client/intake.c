@@ -1,0 +1,233 @@
+/*
+ * The way in. Called by client/relay with what one read brought; calls the reply queue and the held
+ * requests for each message, and writes what is for the backend in as few pieces as possible.
+ *
+ * What becomes of a message depends on where the client stands: without a backend one is obtained,
+ * in a failed transaction it is answered here, behind a refused request it is dropped.
+ */
+#include "client/intake.h"
+
+#include "base/state.h"
+#include "base/stats.h"
+#include "client/aborted.h"
+#include "client/loss.h"
+#include "client/relay.h"
+#include "client/wait.h"
+
+static void
+protocol_error(struct client *client, const char *text)
+{
+    struct fail fail;
+
+    stats_add(METRIC_protocol_errors_total, 1);
+    fail_set(&fail, "08P01", "%s", text);
+    client_reject(client, &fail);
+}
+
+enum gate
+{
+    GATE_FORWARD, /* goes with the others */
+    GATE_DROP,    /* means nothing now, or was answered here */
+    GATE_RUN,     /* was answered here, and something is to be done before the next */
+    GATE_WAIT,    /* no backend yet: keep it */
+    GATE_STOP,    /* the client is gone or closing */
+};
+
+/* Books a message that is about to be forwarded: what will answer it, and what is kept of it. */
+static bool
+book_message(struct client *client, const struct message *message, bool is_whole)
+{
+    struct backend *backend = client->lease.backend;
+    struct replies *replies = &backend->replies;
+    struct held *held = &backend->held;
+    uint32_t owed = replies->count;
+
+    if (!replies_sent(replies, message->type)) {
+        return false;
+    }
+    bool ends = replies->count > owed && replies_ends_request(message->type);
+    if (held->count == 0) {
+        held->start = backend->stream.offered;
+    }
+    held_add(held, message, is_whole ? message->body - MESSAGE_HEADER : NULL, ends,
+        (size_t)client->crowd->pool.settings->retry_buffer);
+    if (client->relay.loss != NULL) {
+        loss_follow(client);
+    }
+    return true;
+}
+
+/* Left over from a COPY that has failed already, or nothing to flush. */
+static bool
+means_nothing(const struct client *client, uint8_t type)
+{
+    bool is_about_open_request = type == MSG_COPY_DATA || type == MSG_COPY_DONE ||
+                                 type == MSG_COPY_FAIL || type == MSG_FLUSH;
+
+    return is_about_open_request &&
+           (client->state != CLIENT_ACTIVE || client->lease.backend->held.count == 0);
+}
+
+static enum gate
+answer_in_failed_transaction(struct client *client, const struct message *message, bool is_whole)
+{
+    if (!replies_may_send(message->type)) {
+        protocol_error(client, "invalid frontend message type");
+        return GATE_STOP;
+    }
+    switch (aborted_take(client, message, is_whole)) {
+    case ABORTED_ANSWERED:
+        return GATE_DROP;
+    case ABORTED_RUNS:
+        return GATE_RUN;
+    case ABORTED_OVER:
+        break;
+    }
+    return GATE_FORWARD;
+}
+
+/* What becomes of one message of the client. */
+static enum gate
+admit_message(struct client *client, const struct message *message, bool is_whole)
+{
+    if (message->type == MSG_TERMINATE) {
+        client->relay.is_leaving = true;
+        return GATE_STOP;
+    }
+    if (client->relay.skipping != SKIP_NOTHING) {
+        wait_skip_message(client, message->type);
+        return GATE_DROP;
+    }
+    if (client->state == CLIENT_FAILED) {
+        enum gate gate = answer_in_failed_transaction(client, message, is_whole);
+        if (gate != GATE_FORWARD) {
+            return gate;
+        }
+    }
+    if (means_nothing(client, message->type)) {
+        return GATE_DROP;
+    }
+    if (client->state != CLIENT_ACTIVE) {
+        if (!replies_may_send(message->type)) {
+            protocol_error(client, "invalid frontend message type");
+            return GATE_STOP;
+        }
+        if (!relay_obtain_backend(client)) {
+            return client->state < CLIENT_CLOSING ? GATE_WAIT : GATE_STOP;
+        }
+    }
+    struct backend *backend = client->lease.backend;
+    if (backend->replies.count >= REPLIES_MAX || backend->held.count >= HELD_MAX) {
+        client->relay.is_backlogged = true;
+        return GATE_WAIT;
+    }
+    if (replies_is_empty(&backend->replies)) {
+        client->relay.request_us = loop_now_us(client->crowd->pool.loop);
+        if (backend->replies.status == 'I') {
+            client->relay.transaction_us = client->relay.request_us;
+        }
+    }
+    if (!book_message(client, message, is_whole)) {
+        protocol_error(client, "invalid frontend message type");
+        return GATE_STOP;
+    }
+    client->lease.side->counts.client_parses += message->type == MSG_PARSE;
+    client->lease.side->counts.server_parses += message->type == MSG_PARSE;
+    client->lease.side->counts.binds += message->type == MSG_BIND;
+    return GATE_FORWARD;
+}
+
+static void
+forward_to_backend(struct client *client, const uint8_t *data, size_t len)
+{
+    if (len > 0) {
+        client->lease.side->counts.received += len;
+        stream_write(&client->lease.backend->stream, data, len);
+    }
+}
+
+/* Bytes of a large message whose beginning was passed on already. */
+static size_t
+pass_rest(struct client *client, size_t len)
+{
+    size_t rest = client->relay.client_rest < len ? client->relay.client_rest : len;
+
+    client->relay.client_rest -= (uint32_t)rest;
+    return rest;
+}
+
+/* The client's bytes of one read on their way to the backend. */
+struct intake
+{
+    const uint8_t *data, *end;
+    const uint8_t *span; /* from here on nothing was forwarded yet */
+    bool must_run;       /* aborted_run() before the rest */
+};
+
+/* One message. False when it must wait, or nothing more is to be taken. */
+static bool
+take_message(struct client *client, struct intake *intake, size_t most)
+{
+    size_t len = (size_t)(intake->end - intake->data);
+    struct message message;
+    enum message_result result = message_peek(intake->data, len, &message);
+
+    if (result == MESSAGE_BAD) {
+        protocol_error(client, "invalid message length");
+        return false;
+    }
+    if (result == MESSAGE_OK && message.len > client->crowd->pool.settings->max_packet_size) {
+        protocol_error(client, "message is larger than max_packet_size");
+        return false;
+    }
+    bool is_whole = result == MESSAGE_OK && message_is_complete(&message, len);
+    if (!is_whole && (result == MESSAGE_MORE || message.len <= most)) {
+        return false;
+    }
+    enum gate gate = admit_message(client, &message, is_whole);
+    if (gate == GATE_WAIT || client->state >= CLIENT_CLOSING) {
+        return false;
+    }
+    size_t step = is_whole ? message.len : len;
+    if (gate != GATE_FORWARD) {
+        if (client->lease.backend != NULL) {
+            forward_to_backend(client, intake->span, (size_t)(intake->data - intake->span));
+        }
+        intake->span = intake->data + step;
+    }
+    client->relay.client_rest = is_whole ? 0 : message.len - (uint32_t)step;
+    client->relay.drops_client_rest = gate == GATE_DROP || gate == GATE_RUN;
+    intake->must_run = gate == GATE_RUN;
+    intake->data += step;
+    return gate != GATE_RUN;
+}
+
+enum intake_result
+intake_take(struct client *client, const uint8_t *data, size_t len)
+{
+    struct intake intake = {.data = data, .end = data + len, .span = data};
+    size_t most;
+
+    loop_scratch(client->crowd->pool.loop, &most);
+    intake.data += pass_rest(client, len);
+    if (client->relay.drops_client_rest) {
+        intake.span = intake.data;
+    }
+    while (intake.data < intake.end && !client->relay.is_leaving &&
+           take_message(client, &intake, most)) {
+    }
+    if (client->state >= CLIENT_CLOSING) {
+        return INTAKE_OVER;
+    }
+    if (client->state == CLIENT_ACTIVE) {
+        forward_to_backend(client, intake.span, (size_t)(intake.data - intake.span));
+    }
+    if (intake.data < intake.end && !client->relay.is_leaving) {
+        stream_keep(&client->stream, intake.data, (size_t)(intake.end - intake.data));
+    }
+    if (intake.must_run) {
+        aborted_run(client);
+        return INTAKE_AGAIN;
+    }
+    return INTAKE_TAKEN;
+}

@@ -1,0 +1,18 @@
+/*
+ * What main does for each pool at each tick: says that it is exhausted or down, closes what became
+ * outdated, asks how old leases are, and dials for who waits, for the reserve and to keep it warm.
+ */
+#pragma once
+
+#include "base/fail.h"
+
+#include <stdint.h>
+
+struct ledger_view;
+struct pool;
+struct settings;
+
+/* True when the caller must dial; the ledger has counted it. Main thread, with the registry's lock.
+ */
+must_check bool tick_pool(struct pool *pool, const struct ledger_view *view,
+    const struct settings *settings, int64_t now_us);
