@@ -11,12 +11,13 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "client/loss.h"
+#include "client/follow.h"
 #include "wire/message.h"
 #include "wire/sql.h"
 
 enum
 {
-    NAMES_MAX = 16,
+    STATEMENTS_MAX = 16,
     NAME_SIZE = 64 /* PostgreSQL's own limit on names */
 };
 
@@ -36,7 +37,7 @@ struct aborted
     bool is_over;     /* the exit was answered; its request goes on up to Sync */
     bool wants_chain; /* a new transaction is to be opened */
     bool owes_ready;  /* ... and nothing but a ReadyForQuery is left to be said */
-    struct aborted_name statements[NAMES_MAX], portal;
+    struct aborted_name statements[STATEMENTS_MAX], portal;
     struct buf begin; /* owns: "BEGIN <modes>" */
     struct buf rest;  /* owns: what followed the exit in its Query, as a Query */
 };
@@ -281,7 +282,7 @@ find_statement(struct aborted *aborted, const char *name, bool makes_room)
 {
     struct aborted_name *room = NULL;
 
-    for (int i = 0; i < NAMES_MAX; i++) {
+    for (int i = 0; i < STATEMENTS_MAX; i++) {
         struct aborted_name *at = &aborted->statements[i];
         if (at->is_used && strcmp(at->name, name) == 0) {
             return at;
@@ -318,14 +319,37 @@ take_parse(struct client *client, const struct message *message, bool is_whole)
     return ABORTED_ANSWERED;
 }
 
+/* A statement that was prepared before the transaction was lost. */
+static bool
+find_earlier(struct client *client, const char *name, struct aborted_name *out)
+{
+    const char *text = follow_text(client, name);
+    struct sql_statement statement, next;
+
+    if (text == NULL) {
+        return false;
+    }
+    struct sql_scanner scanner = sql_over(text, strlen(text), loss_has_backslash_escapes(client));
+    bool is_known = sql_next(&scanner, &statement) && !sql_next(&scanner, &next) &&
+                    (is_exit(statement.kind) || statement.kind == SQL_ROLLBACK_TO);
+    *out = (struct aborted_name){
+        .is_used = true, .kind = statement.kind, .is_chain = statement.is_chain};
+    return is_known;
+}
+
 static enum aborted_step
 take_bind(struct client *client, const struct message *message, bool is_whole)
 {
     struct aborted *aborted = client->relay.aborted;
     struct reader reader = reader_over(message->body, is_whole ? message->body_len : 0);
     const char *portal = reader_string(&reader);
-    const struct aborted_name *entry = find_statement(aborted, reader_string(&reader), false);
+    const char *name = reader_string(&reader);
+    const struct aborted_name *entry = find_statement(aborted, name, false);
+    struct aborted_name earlier;
 
+    if (entry == NULL && is_whole && find_earlier(client, name, &earlier)) {
+        entry = &earlier;
+    }
     /* PostgreSQL binds nothing but exits here, not even an empty query. */
     if (!is_whole || reader.is_bad || entry == NULL || entry->is_empty ||
         strlen(portal) >= NAME_SIZE) {
@@ -385,6 +409,18 @@ take_execute(struct client *client, const struct message *message, bool is_whole
     return refuse(client);
 }
 
+static enum aborted_step
+take_close(struct client *client, const struct message *message, bool is_whole)
+{
+    struct reader reader = reader_over(message->body, is_whole ? message->body_len : 0);
+
+    if (reader_u8(&reader) == 'S') {
+        follow_close(client, reader_string(&reader));
+    }
+    answer_simple(client, MSG_CLOSE_COMPLETE);
+    return ABORTED_ANSWERED;
+}
+
 /* Between the exit and the Sync of its request: what else comes is an ordinary request. */
 static enum aborted_step
 take_after_exit(struct client *client, const struct message *message)
@@ -421,8 +457,7 @@ aborted_take(struct client *client, const struct message *message, bool is_whole
     case MSG_EXECUTE:
         return take_execute(client, message, is_whole);
     case MSG_CLOSE:
-        answer_simple(client, MSG_CLOSE_COMPLETE);
-        return ABORTED_ANSWERED;
+        return take_close(client, message, is_whole);
     case MSG_SYNC:
         answer_ready(client, 'E');
         return ABORTED_ANSWERED;

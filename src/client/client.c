@@ -11,6 +11,7 @@
 #include "client/aborted.h"
 #include "client/login.h"
 #include "client/loss.h"
+#include "client/follow.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -91,6 +92,8 @@ crowd_deinit(struct crowd *crowd)
 {
     ensure(crowd_size(crowd) == 0);
     slots_deinit(&crowd->tickets);
+    buf_deinit(&crowd->insert);
+    buf_deinit(&crowd->rewritten);
     slots_deinit(&crowd->pool.leases);
     slots_deinit(&crowd->pool.backends);
 }
@@ -216,6 +219,7 @@ free_now(void *arg)
     vars_deinit(&client->vars);
     loss_forget(client);
     aborted_end(client);
+    follow_end(client);
     free(client->identity.user);
     free(client->identity.peer);
     free(client->identity.database);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "conf/settings.h"
 #include "net/listen.h"
+#include "client/names.h"
 #include "net/stream.h"
 #include "pool/pool.h"
 
@@ -79,6 +80,9 @@ struct crowd
     struct client_list in[CLIENT_STATES];
     unsigned count[CLIENT_STATES];
     struct slots tickets; /* owns; of clients, for posts */
+    struct buf insert;    /* owns: what goes to a backend in front of a message; empty in between */
+    struct buf rewritten; /* owns: what a read became; empty in between */
+    uint64_t parses;      /* of unnamed statements, so far */
     _Atomic int load;     /* shared: clients here, for whoever distributes them */
 };
 
@@ -135,6 +139,13 @@ struct relay_state
     struct aborted *aborted; /* owns while FAILED, or while a chained transaction is to be opened */
 };
 
+/* The unnamed statement, in case it is used on another backend than it was made on. */
+struct unnamed
+{
+    struct buf body; /* owns: what follows the name in its Parse; empty when it is not known */
+    uint64_t serial; /* unique; 0: there is none */
+};
+
 struct client
 {
     struct stream stream;
@@ -150,6 +161,9 @@ struct client
     void *handler_data; /* the handler's */
     struct lease lease; /* its side is NULL before it has a pool */
     struct vars vars;   /* owns: the settings this session wants */
+    struct names names;     /* owns: its prepared statements */
+    struct unnamed unnamed;
+    bool follows_names; /* prepared statements move with it from backend to backend */
     struct relay_state relay;
     struct cancel_key key;
 };

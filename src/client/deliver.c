@@ -7,6 +7,7 @@
 #include "base/state.h"
 #include "client/limits.h"
 #include "client/loss.h"
+#include "client/follow.h"
 
 static void
 count_request(struct client *client)
@@ -45,15 +46,16 @@ static const uint8_t seen_by[256] = {
 /* One read of a backend on its way to the client. */
 struct passage
 {
-    const uint8_t *data, *end;
+    uint8_t *data, *end;
     const uint8_t *span;  /* from here on nothing was forwarded yet */
     const uint8_t *reply; /* here begin, in this read, the replies to the oldest request */
     unsigned seen;        /* SEEN_ bits of the oldest, of this read */
+    bool is_explained;    /* the present message was replaced by words of ours */
 };
 
 /* The books that follow the replies: what is held for sending again, what was counted. */
 static enum reply_verdict
-follow_reply(struct passage *passage, struct client *client, const struct message *message)
+keep_books(struct passage *passage, struct client *client, const struct message *message)
 {
     struct backend *backend = client->lease.backend;
     struct held *held = &backend->held;
@@ -89,9 +91,40 @@ follow_reply(struct passage *passage, struct client *client, const struct messag
     }
 }
 
+static void
+forward_to_client(struct client *client, const uint8_t *data, size_t len)
+{
+    if (len > 0) {
+        client->lease.side->counts.sent += len;
+        stream_write(&client->stream, data, len);
+    }
+}
+
+/* What a reply tells about names of statements. */
+static void
+follow_names(struct passage *passage, struct client *client, struct message *message,
+    const struct follow_facts *reply)
+{
+    struct buf instead = {0};
+
+    switch (follow_reply(client, message, reply, &instead)) {
+    case FOLLOW_NOTHING:
+        break;
+    case FOLLOW_PARSED:
+        message->type = passage->data[0] = MSG_PARSE_COMPLETE;
+        break;
+    case FOLLOW_EXPLAINED:
+        forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+        passage->span = passage->data + message->len;
+        passage->is_explained = true;
+        client_send(client, &instead);
+        break;
+    }
+}
+
 /* Looks at one message and says what becomes of it. */
 static enum reply_verdict
-judge(struct passage *passage, struct client *client, const struct message *message, bool is_whole)
+judge(struct passage *passage, struct client *client, struct message *message, bool is_whole)
 {
     struct backend *backend = client->lease.backend;
     const char *name, *value;
@@ -100,7 +133,11 @@ judge(struct passage *passage, struct client *client, const struct message *mess
     if (message->type == MSG_READY && !is_whole) {
         return REPLY_UNEXPECTED;
     }
-    enum reply_verdict verdict = replies_take(&backend->replies, message);
+    struct follow_facts reply = {is_whole, replies_is_marked(&backend->replies)};
+    enum reply_verdict verdict = backend_take(backend, message);
+    if (client->names.changes_count > 0 || message->type == MSG_ERROR) {
+        follow_names(passage, client, message, &reply);
+    }
     if (verdict != REPLY_FORWARD) {
         if (message->type == MSG_PARAMETER_STATUS && verdict == REPLY_SWALLOW && is_whole) {
             backend_note_parameter(backend, message, &name, &value);
@@ -125,16 +162,7 @@ judge(struct passage *passage, struct client *client, const struct message *mess
             return REPLY_SWALLOW;
         }
     }
-    return follow_reply(passage, client, message);
-}
-
-static void
-forward_to_client(struct client *client, const uint8_t *data, size_t len)
-{
-    if (len > 0) {
-        client->lease.side->counts.sent += len;
-        stream_write(&client->stream, data, len);
-    }
+    return keep_books(passage, client, message);
 }
 
 /* Bytes of a large message of the backend; the span moves over them when nobody gets them. */
@@ -182,6 +210,21 @@ explain_limit(struct passage *passage, struct client *client, const struct messa
     }
 }
 
+/* What was read and not forwarded yet goes to the client, and is remembered as told. */
+static void
+forward_so_far(struct passage *passage, struct client *client)
+{
+    struct held *held = &client->lease.backend->held;
+
+    forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+    if (held->count > 0) {
+        held->seen |= passage->seen;
+        if (!(held->seen & SEEN_ROWS)) {
+            held_tell(held, passage->reply, passage->data);
+        }
+    }
+}
+
 /* Forwards whole messages in as few writes as possible. False with the reason when the backend has
  * said its last word or lost its place. */
 static bool
@@ -214,8 +257,13 @@ forward_messages(struct passage *passage, struct client *client, struct fail *fa
         }
         size_t step = is_whole ? message.len : len;
         if (verdict == REPLY_SWALLOW) {
-            forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
-            passage->span = passage->data + step;
+            forward_so_far(passage, client);
+            passage->span = passage->reply = passage->data + step;
+        }
+        if (passage->is_explained) {
+            backend->held.seen |= passage->seen;
+            passage->reply = passage->data + step;
+            passage->is_explained = false;
         }
         backend->skip_len = is_whole ? 0 : message.len - (uint32_t)step;
         client->relay.passes_backend_rest = verdict == REPLY_FORWARD;
@@ -231,16 +279,9 @@ finish_passage(struct passage *passage, struct client *client)
 {
     struct backend *backend = client->lease.backend;
 
-    forward_to_client(client, passage->span, (size_t)(passage->data - passage->span));
+    forward_so_far(passage, client);
     if (passage->data < passage->end) {
         stream_keep(&backend->stream, passage->data, (size_t)(passage->end - passage->data));
-    }
-    if (backend->held.count == 0) {
-        return;
-    }
-    backend->held.seen |= passage->seen;
-    if (!(backend->held.seen & SEEN_ROWS)) {
-        held_tell(&backend->held, passage->reply, passage->data);
     }
 }
 

@@ -5,6 +5,7 @@
 #include "client/evidence.h"
 
 #include "client/loss.h"
+#include "client/follow.h"
 #include "pool/pool.h"
 #include "wire/sql.h"
 
@@ -55,6 +56,8 @@ evidence_walk(const struct evidence *evidence)
     struct held_walk walk = held_walk(&evidence->held, evidence->sent, evidence->status,
         loss_has_backslash_escapes(evidence->client));
 
+    walk.text_of = follow_text;
+    walk.arg = evidence->client;
     walk.is_unreadable = encoding != NULL && !sql_is_readable(encoding);
     return walk;
 }

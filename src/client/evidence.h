@@ -18,6 +18,7 @@ struct evidence
     uint32_t owed;       /* ReadyForQuery that the client waits for */
     bool is_awaited;     /* replies were owed: an error may be said now */
     uint32_t moved_from; /* from this request on all can be sent again */
+    bool resends_oldest; /* the client's bytes of the oldest were put back */
     enum transparent_retry level;
     enum retry_row row; /* of the request that moves first */
 };

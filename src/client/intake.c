@@ -12,6 +12,7 @@
 #include "client/aborted.h"
 #include "client/loss.h"
 #include "client/relay.h"
+#include "client/rewrite.h"
 #include "client/wait.h"
 
 static void
@@ -24,6 +25,11 @@ protocol_error(struct client *client, const char *text)
     client_reject(client, &fail);
 }
 
+enum
+{
+    PREPARED_MAX = 1 << 24
+};
+
 enum gate
 {
     GATE_FORWARD, /* goes with the others */
@@ -33,28 +39,53 @@ enum gate
     GATE_STOP,    /* the client is gone or closing */
 };
 
+/* The client's bytes of one read on their way to the backend. */
+struct intake
+{
+    const uint8_t *data, *end;
+    const uint8_t *span; /* from here on nothing was forwarded yet */
+    size_t skip;         /* bytes of the present message that something else was written for */
+    bool must_run;       /* aborted_run() before the rest */
+};
+
 /* Books a message that is about to be forwarded: what will answer it, and what is kept of it. */
-static bool
-book_message(struct client *client, const struct message *message, bool is_whole)
+static enum gate
+book_message(struct client *client, struct intake *intake, const struct message *message)
 {
     struct backend *backend = client->lease.backend;
     struct replies *replies = &backend->replies;
     struct held *held = &backend->held;
+    struct rewrite rewrite = {.insert = &client->crowd->insert};
     uint32_t owed = replies->count;
+    size_t len = (size_t)(intake->end - intake->data);
+    enum rewrite_result result;
 
-    if (!replies_sent(replies, message->type)) {
-        return false;
+    if (rewrite_concerns(client, message->type)) {
+        result = rewrite_take(client, message, len, &rewrite);
+    } else {
+        result = replies_sent(replies, message->type) ? REWRITE_DONE : REWRITE_BAD;
+    }
+    if (result == REWRITE_WAIT) {
+        client->relay.is_backlogged = true;
+        return GATE_WAIT;
+    }
+    if (result == REWRITE_BAD) {
+        protocol_error(client, "invalid frontend message type");
+        return GATE_STOP;
     }
     bool ends = replies->count > owed && replies_ends_request(message->type);
+    bool is_whole = message_is_complete(message, len);
     if (held->count == 0) {
         held->start = backend->stream.offered;
     }
     held_add(held, message, is_whole ? message->body - MESSAGE_HEADER : NULL, ends,
         (size_t)client->crowd->pool.settings->retry_buffer);
+    held_add_bytes(held, (int64_t)buf_len(rewrite.insert) - (int64_t)rewrite.skip);
+    intake->skip = rewrite.skip;
     if (client->relay.loss != NULL) {
         loss_follow(client);
     }
-    return true;
+    return GATE_FORWARD;
 }
 
 /* Left over from a COPY that has failed already, or nothing to flush. */
@@ -88,7 +119,8 @@ answer_in_failed_transaction(struct client *client, const struct message *messag
 
 /* What becomes of one message of the client. */
 static enum gate
-admit_message(struct client *client, const struct message *message, bool is_whole)
+admit_message(
+    struct client *client, struct intake *intake, const struct message *message, bool is_whole)
 {
     if (message->type == MSG_TERMINATE) {
         client->relay.is_leaving = true;
@@ -127,23 +159,52 @@ admit_message(struct client *client, const struct message *message, bool is_whol
             client->relay.transaction_us = client->relay.request_us;
         }
     }
-    if (!book_message(client, message, is_whole)) {
-        protocol_error(client, "invalid frontend message type");
-        return GATE_STOP;
+    enum gate gate = book_message(client, intake, message);
+    if (gate == GATE_FORWARD) {
+        struct pool_counts *counts = &client->lease.side->counts;
+        counts->client_parses += message->type == MSG_PARSE;
+        counts->server_parses += message->type == MSG_PARSE && !client->follows_names;
+        counts->binds += message->type == MSG_BIND;
     }
-    client->lease.side->counts.client_parses += message->type == MSG_PARSE;
-    client->lease.side->counts.server_parses += message->type == MSG_PARSE;
-    client->lease.side->counts.binds += message->type == MSG_BIND;
-    return GATE_FORWARD;
+    return gate;
 }
 
+/* What stands in the place of the present message, or of its beginning, goes behind what was
+ * forwarded of this read so far. */
 static void
-forward_to_backend(struct client *client, const uint8_t *data, size_t len)
+rewrite_message(struct client *client, struct intake *intake)
 {
+    struct buf *insert = &client->crowd->insert;
+    struct buf *rewritten = &client->crowd->rewritten;
+
+    if (buf_len(insert) == 0) {
+        return;
+    }
+    buf_add(rewritten, intake->span, (size_t)(intake->data - intake->span));
+    buf_add(rewritten, buf_head(insert), buf_len(insert));
+    buf_clear(insert);
+    intake->span = intake->data + intake->skip;
+}
+
+/* Sends what was taken of this read, in one write. */
+static void
+forward_to_backend(struct client *client, const struct intake *intake)
+{
+    struct buf *rewritten = &client->crowd->rewritten;
+    struct stream *stream = &client->lease.backend->stream;
+    const uint8_t *data = intake->span;
+    size_t len = (size_t)(intake->data - data);
+
+    if (buf_len(rewritten) > 0) {
+        buf_add(rewritten, data, len);
+        data = buf_head(rewritten);
+        len = buf_len(rewritten);
+    }
     if (len > 0) {
         client->lease.side->counts.received += len;
-        stream_write(&client->lease.backend->stream, data, len);
+        stream_write(stream, data, len);
     }
+    buf_clear(rewritten);
 }
 
 /* Bytes of a large message whose beginning was passed on already. */
@@ -156,13 +217,18 @@ pass_rest(struct client *client, size_t len)
     return rest;
 }
 
-/* The client's bytes of one read on their way to the backend. */
-struct intake
+/* A statement that is to be prepared on other backends too must be here as a whole. */
+static void
+await_all(struct client *client, const struct message *message, size_t most)
 {
-    const uint8_t *data, *end;
-    const uint8_t *span; /* from here on nothing was forwarded yet */
-    bool must_run;       /* aborted_run() before the rest */
-};
+    if (message->len > PREPARED_MAX) {
+        struct fail fail;
+        fail_set(&fail, "54000", "prepared statement is larger than %d bytes", PREPARED_MAX);
+        client_reject(client, &fail);
+    } else {
+        loop_want_scratch(client->crowd->pool.loop, message->len + most);
+    }
+}
 
 /* One message. False when it must wait, or nothing more is to be taken. */
 static bool
@@ -184,16 +250,23 @@ take_message(struct client *client, struct intake *intake, size_t most)
     if (!is_whole && (result == MESSAGE_MORE || message.len <= most)) {
         return false;
     }
-    enum gate gate = admit_message(client, &message, is_whole);
+    if (!is_whole && len > MESSAGE_HEADER && rewrite_needs_all(client, &message)) {
+        await_all(client, &message, most);
+        return false;
+    }
+    intake->skip = 0;
+    enum gate gate = admit_message(client, intake, &message, is_whole);
     if (gate == GATE_WAIT || client->state >= CLIENT_CLOSING) {
         return false;
     }
     size_t step = is_whole ? message.len : len;
     if (gate != GATE_FORWARD) {
         if (client->lease.backend != NULL) {
-            forward_to_backend(client, intake->span, (size_t)(intake->data - intake->span));
+            forward_to_backend(client, intake);
         }
         intake->span = intake->data + step;
+    } else {
+        rewrite_message(client, intake);
     }
     client->relay.client_rest = is_whole ? 0 : message.len - (uint32_t)step;
     client->relay.drops_client_rest = gate == GATE_DROP || gate == GATE_RUN;
@@ -220,7 +293,7 @@ intake_take(struct client *client, const uint8_t *data, size_t len)
         return INTAKE_OVER;
     }
     if (client->state == CLIENT_ACTIVE) {
-        forward_to_backend(client, intake.span, (size_t)(intake.data - intake.span));
+        forward_to_backend(client, &intake);
     }
     if (intake.data < intake.end && !client->relay.is_leaving) {
         stream_keep(&client->stream, intake.data, (size_t)(intake.end - intake.data));

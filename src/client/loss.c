@@ -14,6 +14,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/evidence.h"
+#include "client/follow.h"
 #include "pool/pools.h"
 #include "pool/retry.h"
 
@@ -260,7 +261,7 @@ loss_follow(struct client *client)
 }
 
 static void
-put_back(const struct evidence *evidence, uint32_t from)
+put_back(struct evidence *evidence, uint32_t from)
 {
     const struct held *held = &evidence->held;
     size_t offset = 0;
@@ -270,6 +271,7 @@ put_back(const struct evidence *evidence, uint32_t from)
     }
     loss_put_back(
         evidence->client, buf_head(&held->bytes) + offset, buf_len(&held->bytes) - offset);
+    evidence->resends_oldest = from == 0;
 }
 
 static void
@@ -447,6 +449,7 @@ carry_out(struct evidence *evidence, struct retry_verdict verdict)
         settle_requests(evidence);
         break;
     }
+    follow_lost(client, evidence->resends_oldest);
     stream_want_read(&client->stream, !client->relay.is_leaving);
     client->handler->on_kept(client);
 }

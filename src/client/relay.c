@@ -346,6 +346,8 @@ static void
 on_start(struct client *client)
 {
     client->lease.ops = &relay_ops;
+    client->follows_names = pool_policy(client->lease.side)->mode != POOL_SESSION &&
+                            client->crowd->pool.settings->max_prepared_statements > 0;
 }
 
 /* The session ends: what it holds goes back, cleaned. */

@@ -61,7 +61,7 @@ struct loop
         int64_t asleep_us; /* how long the machine was suspended since its boot */
     } gap;
     uint8_t *scratch; /* owns */
-    size_t scratch_size;
+    size_t scratch_size, scratch_wanted;
     struct ticker tickers[TICKERS];
     struct ticker signals[SIGNALS];
     struct event *signal_events[SIGNALS];  /* own */
@@ -329,6 +329,23 @@ int
 loop_index(const struct loop *loop)
 {
     return loop->index;
+}
+
+void
+loop_want_scratch(struct loop *loop, size_t size)
+{
+    loop->scratch_wanted = size > loop->scratch_wanted ? size : loop->scratch_wanted;
+}
+
+uint8_t *
+loop_fresh_scratch(struct loop *loop, size_t *size_out)
+{
+    if (loop->scratch_wanted > loop->scratch_size) {
+        free(loop->scratch);
+        loop->scratch = mem_new(loop->scratch_wanted);
+        loop->scratch_size = loop->scratch_wanted;
+    }
+    return loop_scratch(loop, size_out);
 }
 
 uint8_t *

@@ -48,6 +48,12 @@ int64_t loop_clock_us(void);
 int loop_index(const struct loop *loop);
 uint8_t *loop_scratch(struct loop *loop, size_t *size_out);
 
+/* The buffer must hold so much from its next use on. */
+void loop_want_scratch(struct loop *loop, size_t size);
+
+/* The same buffer for a new use: what was in it is gone. */
+uint8_t *loop_fresh_scratch(struct loop *loop, size_t *size_out);
+
 /* Calls fn at each tick. Own thread; at most four callers. */
 void loop_on_tick(struct loop *loop, void (*fn)(void *arg), void *arg);
 

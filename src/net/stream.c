@@ -123,7 +123,7 @@ plain_receive(struct stream *stream, uint8_t *to, size_t size, size_t *len_out)
 static uint8_t *
 scratch_with_tail(struct stream *stream, size_t *tail_out, size_t *size_out)
 {
-    uint8_t *scratch = loop_scratch(stream->watch.loop, size_out);
+    uint8_t *scratch = loop_fresh_scratch(stream->watch.loop, size_out);
 
     *tail_out = buf_len(&stream->in) < *size_out ? buf_len(&stream->in) : *size_out;
     if (*tail_out > 0) {

@@ -132,7 +132,7 @@ consider(struct guess *guess, const char *name, const char *word)
 }
 
 static bool
-parse_show(const char *rest, struct statement *statement, struct fail *fail)
+parse_show(const char *rest, struct console_statement *statement, struct fail *fail)
 {
     char word[64];
 
@@ -196,7 +196,8 @@ find_command(const char *word)
 }
 
 bool
-statement_parse(const char *sql, bool is_admin, struct statement *statement, struct fail *fail)
+console_statement_parse(
+    const char *sql, bool is_admin, struct console_statement *statement, struct fail *fail)
 {
     char word[64];
 

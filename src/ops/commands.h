@@ -22,7 +22,7 @@ enum action
     ACTION_SHUTDOWN,
 };
 
-struct statement
+struct console_statement
 {
     enum action action;
     const char *tag;                    /* of CommandComplete */
@@ -33,5 +33,5 @@ struct statement
 
 /* Reads one statement. False: 42601 when nobody knows it (with what was probably meant), 42501 when
  * this user may not, 0A000 when pgkeel cannot. */
-must_check bool statement_parse(
-    const char *sql, bool is_admin, struct statement *statement_out, struct fail *fail);
+must_check bool console_statement_parse(
+    const char *sql, bool is_admin, struct console_statement *statement_out, struct fail *fail);

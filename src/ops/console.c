@@ -48,7 +48,7 @@ reply_fields(struct client *client, const struct error_fields *fields)
 static void
 reply_error(struct client *client, const struct fail *fail)
 {
-    struct error_fields fields = {"ERROR", fail->sqlstate, fail->text, fail->detail, ""};
+    struct error_fields fields = {"ERROR", fail->sqlstate, fail->text, fail->detail, "", ""};
 
     reply_fields(client, &fields);
 }
@@ -142,7 +142,7 @@ start_show(struct client *client, const struct show *show, uint64_t formats)
 }
 
 static void
-reply_fake(struct client *client, const struct statement *statement)
+reply_fake(struct client *client, const struct console_statement *statement)
 {
     const struct session *session = client->handler_data;
     struct message_column column = {statement->fake_name, OID_TEXT};
@@ -197,7 +197,7 @@ on_errand_done(struct errand *errand)
         buf_add_u8(&errand->findings, 0);
         struct error_fields fields = {"ERROR", "22023",
             "the settings are wrong; those in force stay",
-            (const char *)buf_head(&errand->findings), ""};
+            (const char *)buf_head(&errand->findings), "", ""};
         reply_fields(client, &fields);
     }
     errand_free(errand);
@@ -205,7 +205,7 @@ on_errand_done(struct errand *errand)
 }
 
 static void
-send_errand(struct client *client, const struct statement *statement)
+send_errand(struct client *client, const struct console_statement *statement)
 {
     const char *database = statement->argument;
     struct fail fail;
@@ -245,7 +245,7 @@ on_shutdown_now(void *arg)
 }
 
 static void
-shut_down(struct client *client, const struct statement *statement)
+shut_down(struct client *client, const struct console_statement *statement)
 {
     static const struct
     {
@@ -276,11 +276,11 @@ static void
 run(struct client *client, const char *sql, uint64_t formats)
 {
     const struct session *session = client->handler_data;
-    struct statement statement;
+    struct console_statement statement;
     struct buf buf = {0};
     struct fail fail;
 
-    if (!statement_parse(sql, client->identity.is_admin, &statement, &fail)) {
+    if (!console_statement_parse(sql, client->identity.is_admin, &statement, &fail)) {
         reply_error(client, &fail);
         return;
     }

@@ -13,7 +13,7 @@ struct daemon;
 
 struct errand
 {
-    struct statement statement;
+    struct console_statement statement;
     struct daemon *daemon; /* borrows */
     uint64_t ticket;       /* of the console's client at worker `home` */
     int home;

@@ -7,7 +7,7 @@
 
 /* ---- what has a name ---- */
 
-static struct prepared *
+static struct console_prepared *
 find_prepared(struct session *session, const char *name)
 {
     for (int i = 0; i < STATEMENTS_MAX; i++) {
@@ -19,11 +19,11 @@ find_prepared(struct session *session, const char *name)
 }
 
 static void
-forget_prepared(struct prepared *prepared)
+forget_prepared(struct console_prepared *prepared)
 {
     free(prepared->name);
     free(prepared->sql);
-    *prepared = (struct prepared){NULL, NULL};
+    *prepared = (struct console_prepared){NULL, NULL};
 }
 
 static struct portal *
@@ -60,7 +60,7 @@ session_parse(struct session *session, struct reader *reader, struct buf *buf, s
 {
     const char *name = reader_string(reader);
     const char *sql = reader_string(reader);
-    struct prepared *prepared = find_prepared(session, name);
+    struct console_prepared *prepared = find_prepared(session, name);
 
     if (reader->is_bad) {
         return fail_set(fail, "08P01", "invalid Parse message");
@@ -108,7 +108,7 @@ session_bind(struct session *session, struct reader *reader, struct buf *buf, st
         return fail_set(fail, "08P01", "console statements take no parameters");
     }
     uint64_t formats = read_formats(reader);
-    const struct prepared *prepared = find_prepared(session, statement);
+    const struct console_prepared *prepared = find_prepared(session, statement);
     if (reader->is_bad) {
         return fail_set(fail, "08P01", "invalid Bind message");
     }
@@ -149,9 +149,9 @@ add_columns(struct buf *buf, const struct message_column *columns, uint16_t coun
 static bool
 describe(const char *sql, bool is_admin, uint64_t formats, struct buf *buf, struct fail *fail)
 {
-    struct statement statement;
+    struct console_statement statement;
 
-    if (!statement_parse(sql, is_admin, &statement, fail)) {
+    if (!console_statement_parse(sql, is_admin, &statement, fail)) {
         return false;
     }
     if (statement.action == ACTION_SHOW) {
@@ -177,7 +177,7 @@ session_describe(struct session *session, bool is_admin, struct reader *reader, 
         return fail_set(fail, "08P01", "invalid Describe message");
     }
     if (what == 'S') {
-        const struct prepared *prepared = find_prepared(session, name);
+        const struct console_prepared *prepared = find_prepared(session, name);
         if (prepared == NULL) {
             return no_such("prepared statement", name, fail);
         }
@@ -219,7 +219,7 @@ session_close_named(
     if (reader->is_bad || (what != 'S' && what != 'P')) {
         return fail_set(fail, "08P01", "invalid Close message");
     }
-    struct prepared *prepared = what == 'S' ? find_prepared(session, name) : NULL;
+    struct console_prepared *prepared = what == 'S' ? find_prepared(session, name) : NULL;
     struct portal *portal = what == 'P' ? find_portal(session, name) : NULL;
     if (prepared != NULL) {
         forget_prepared(prepared);

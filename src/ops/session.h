@@ -15,7 +15,7 @@ enum
 };
 
 /* A statement of the extended protocol. */
-struct prepared
+struct console_prepared
 {
     char *name, *sql; /* own; NULL: free */
 };
@@ -29,7 +29,7 @@ struct portal
 
 struct session
 {
-    struct prepared prepared[STATEMENTS_MAX];
+    struct console_prepared prepared[STATEMENTS_MAX];
     struct portal portals[PORTALS_MAX];
     bool is_skipping; /* after an error up to Sync */
     bool is_busy;     /* rows are being gathered, or main is at work */

@@ -12,6 +12,7 @@
 #include "base/stats.h"
 #include "pool/idle.h"
 #include "pool/pool.h"
+#include "pool/pools.h"
 #include "pool/scrub.h"
 
 #include <inttypes.h>
@@ -134,6 +135,7 @@ backend_new(struct pg_conn *conn, struct fail *fail)
     backend->id = atomic_fetch_add(&ids, 1) + 1;
     backend->pid = PQbackendPID(conn);
     backend->state = BACKEND_MOVING;
+    prepared_init(&backend->prepared);
     backend->opened_us = loop_clock_us();
     backend_reported(backend, &reported);
     while (vars_next(&reported, &cursor, &name, &value)) {
@@ -188,6 +190,7 @@ void
 backend_attach(struct backend *backend, struct pool_side *side, enum backend_state state)
 {
     backend->side = side;
+    backend->statements = pools_statements(side->worker->pools);
     backend->ticket = slots_add(&side->worker->backends, backend);
     watch_attach(&backend->stream.watch, side->worker->loop);
     if (state == BACKEND_ALIGNING) {
@@ -228,6 +231,7 @@ free_now(void *arg)
     PQfinish(backend->conn);
     replies_deinit(&backend->replies);
     held_deinit(&backend->held);
+    prepared_drop_all(&backend->prepared, backend->statements);
     vars_deinit(&backend->vars);
     free(backend->last_fail);
     free(backend->refusal);
@@ -345,6 +349,38 @@ backend_note_error(struct backend *backend, const struct message *message)
     return is_fatal;
 }
 
+/* Whether everything that was prepared went with this statement. */
+static bool
+drops_statements(const struct message *message)
+{
+    static const char *const tags[] = {"DEALLOCATE ALL", "DISCARD ALL"};
+
+    for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
+        size_t size = strlen(tags[i]) + 1;
+        if (message->body_len == size && memcmp(message->body, tags[i], size) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+enum reply_verdict
+backend_take(struct backend *backend, const struct message *message)
+{
+    uint32_t failures = backend->replies.failures;
+    uint64_t group = backend->replies.answered;
+    enum reply_verdict verdict = replies_take(&backend->replies, message);
+
+    if (backend->replies.failures != failures) {
+        prepared_group_failed(&backend->prepared, backend->statements, group);
+    }
+    if (message->type == MSG_COMMAND_COMPLETE && message->body_len > 0 &&
+        message->body[0] == 'D' && drops_statements(message)) {
+        prepared_drop_all(&backend->prepared, backend->statements);
+    }
+    return verdict;
+}
+
 void
 backend_loss(const struct backend *backend, struct fail *fail)
 {
@@ -382,6 +418,7 @@ backend_send_query(struct backend *backend, const char *sql)
     struct buf buf = {0};
 
     message_add_query(&buf, sql);
+    backend->prepared.unnamed = 0;
     replies_push(&backend->replies, REPLY_QUERY, REPLY_FOR_US);
     stream_write(&backend->stream, buf_head(&buf), buf_len(&buf));
     buf_deinit(&buf);

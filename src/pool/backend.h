@@ -14,6 +14,7 @@
 #include "net/stream.h"
 #include "pool/held.h"
 #include "pool/health.h"
+#include "pool/prepared.h"
 #include "pool/vars.h"
 #include "wire/replies.h"
 
@@ -63,6 +64,7 @@ struct backend
     struct stream stream;
     struct pg_conn *conn;      /* owns; and through it socket and TLS session */
     struct pool_side *side;    /* borrows: where it is now */
+    struct statements *statements; /* borrows: the registry of what it has prepared */
     struct lease *holder;      /* borrows while LEASED */
     TAILQ_ENTRY(backend) link; /* the list of its state */
     enum backend_state state;
@@ -72,6 +74,7 @@ struct backend
     struct deadline deadline; /* of the state */
     struct replies replies;   /* owns */
     struct held held;         /* owns: requests of its holder that it has not answered */
+    struct prepared prepared; /* owns: statements prepared on it */
     struct vars vars;         /* owns: the session's settings as far as we manage them */
     uint64_t id;
     uint64_t ticket; /* at its worker, for posts that concern it; 0 in transit */
@@ -123,6 +126,9 @@ bool backend_note_parameter(struct backend *backend, const struct message *messa
  * for whoever reports the loss, or when it answers a request of our own. Returns whether it is
  * FATAL. */
 bool backend_note_error(struct backend *backend, const struct message *message);
+
+/* A message came: replies_take(), and what it tells about prepared statements. */
+enum reply_verdict backend_take(struct backend *backend, const struct message *message);
 
 /* Why the stream ended: PostgreSQL's last words or the kernel's. */
 void backend_loss(const struct backend *backend, struct fail *fail);

@@ -125,6 +125,12 @@ held_add(
 }
 
 void
+held_add_bytes(struct held *held, int64_t bytes)
+{
+    held_at(held, held->count - 1)->len += (uint64_t)bytes;
+}
+
+void
 held_answered(struct held *held)
 {
     if (held->is_blind) {
@@ -256,8 +262,11 @@ add_text(struct content *content, const char *text, char status, bool has_backsl
 }
 
 static void
-add_message(struct content *content, const struct message *message, char status, bool escapes)
+add_message(
+    struct content *content, const struct message *message, const struct held_walk *walk)
 {
+    char status = walk->status;
+    bool escapes = walk->has_backslash_escapes;
     struct reader reader = reader_over(message->body, message->body_len);
     const char *name, *text;
 
@@ -277,8 +286,12 @@ add_message(struct content *content, const struct message *message, char status,
     case MSG_BIND:
         content->portal = reader_string(&reader);
         name = reader_string(&reader);
-        content->is_unsure = content->is_unsure || reader.is_bad || content->parsed == NULL ||
-                             strcmp(content->parsed, name) != 0;
+        content->is_unsure = content->is_unsure || reader.is_bad;
+        if (content->parsed == NULL || strcmp(content->parsed, name) != 0) {
+            text = walk->text_of != NULL ? walk->text_of(walk->arg, name) : NULL;
+            content->is_unsure = content->is_unsure || text == NULL;
+            add_text(content, text != NULL ? text : "", status, escapes);
+        }
         break;
     case MSG_EXECUTE:
         content->executes++;
@@ -298,13 +311,13 @@ add_message(struct content *content, const struct message *message, char status,
 }
 
 static struct content
-read_content(const uint8_t *bytes, size_t len, char status, bool escapes)
+read_content(const uint8_t *bytes, size_t len, const struct held_walk *walk)
 {
     struct content content = {.is_abortable = true, .is_read = true, .is_rollback = true};
     struct message message;
 
     while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
-        add_message(&content, &message, status, escapes);
+        add_message(&content, &message, walk);
         bytes += message.len;
         len -= message.len;
     }
@@ -375,8 +388,8 @@ held_next_facts(struct held_walk *walk)
     bool is_known =
         !request->is_cut && !walk->is_unreadable && (!held->is_blind || held->count == 1);
     if (is_known) {
-        struct content content = read_content(buf_head(&held->bytes) + walk->offset, request->kept,
-            walk->status, walk->has_backslash_escapes);
+        struct content content =
+            read_content(buf_head(&held->bytes) + walk->offset, request->kept, walk);
         facts |= content_facts(&content);
         /* A Query of several statements is one transaction: it ends before the last completion. */
         if (facts & FACT_LONE_ROLLBACK && walk->status == 'I') {

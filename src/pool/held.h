@@ -66,6 +66,9 @@ void held_clear(struct held *held);
 void held_add(struct held *held, const struct message *message, const uint8_t *bytes, bool ends,
     size_t limit);
 
+/* The newest request was forwarded with so many bytes more (or less) than the client sent. */
+void held_add_bytes(struct held *held, int64_t bytes);
+
 /* The oldest was answered. Says nothing while is_blind: then only held_clear() ends them. */
 void held_answered(struct held *held);
 
@@ -98,6 +101,10 @@ struct held_walk
     const struct held *held;
     uint64_t sent;              /* bytes that reached the peer */
     char status;                /* of the last ReadyForQuery */
+    /* The text of the statement that was given this name earlier, NULL when that is not certain; or
+     * NULL. */
+    const char *(*text_of)(void *arg, const char *name);
+    void *arg;
     bool has_backslash_escapes; /* standard_conforming_strings is off */
     bool is_unreadable;         /* client_encoding is one whose text cannot be told apart */
     uint32_t i;                 /* the next request */

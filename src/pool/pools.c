@@ -12,6 +12,7 @@
 #include "conf/settings.h"
 #include "pool/endpoint.h"
 #include "pool/resolve.h"
+#include "pool/statements.h"
 #include "pool/tick.h"
 
 #include <stdatomic.h>
@@ -31,6 +32,7 @@ struct pools
     struct pool_worker **workers; /* borrows */
     int count;
     uint64_t next_id;
+    struct statements *statements; /* owns; shared: own mutex */
     struct
     {
         pthread_mutex_t mutex;
@@ -50,6 +52,7 @@ pools_new(struct loop *main_loop, struct helpers *helpers, struct pool_worker **
     pools->helpers = helpers;
     pools->workers = workers;
     pools->count = count;
+    pools->statements = statements_new();
     pthread_mutex_init(&pools->shared.mutex, NULL);
     for (int i = 0; i < count; i++) {
         TAILQ_INIT(&workers[i]->granted);
@@ -67,6 +70,12 @@ struct loop *
 pools_main_loop(struct pools *pools)
 {
     return pools->main_loop;
+}
+
+struct statements *
+pools_statements(struct pools *pools)
+{
+    return pools->statements;
 }
 
 int
@@ -527,6 +536,7 @@ pools_free(struct pools **pointer)
         endpoint_free(&endpoint);
     }
     pthread_mutex_destroy(&pools->shared.mutex);
+    statements_free(&pools->statements);
     free(pools);
     *pointer = NULL;
 }

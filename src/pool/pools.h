@@ -52,6 +52,9 @@ void pools_free(struct pools **pools);
 /* The threads that dial and cancel. */
 struct helpers *pools_helpers(struct pools *pools);
 
+/* The prepared statements of all clients. */
+struct statements *pools_statements(struct pools *pools);
+
 /* The pool of (database, user), made when it is new, and this worker's side of it. Counted:
  * pools_part(). */
 struct pool_side *pools_join(struct pool_worker *worker, const char *database, const char *user);

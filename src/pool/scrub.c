@@ -183,6 +183,7 @@ finish_step(struct backend *backend, bool *waits_out, struct fail *fail)
     }
     if (backend->duty.step == SCRUB_RESET && backend->duty.is_dirty) {
         forget_extras(backend);
+        prepared_drop_all(&backend->prepared, backend->statements);
         backend->duty.is_dirty = false;
     }
     return true;
@@ -250,7 +251,7 @@ swallow(struct backend *backend, const uint8_t *data, size_t len, struct fail *f
         }
         if (result == MESSAGE_BAD || (message.type == MSG_READY && !is_whole) ||
             (message.type == MSG_ERROR && is_whole && backend_note_error(backend, &message)) ||
-            replies_take(&backend->replies, &message) == REPLY_UNEXPECTED) {
+            backend_take(backend, &message) == REPLY_UNEXPECTED) {
             if (backend->last_fail != NULL) {
                 *fail = *backend->last_fail;
                 return false;

@@ -16,6 +16,10 @@ vars_deinit(struct vars *vars)
 void
 vars_copy(struct vars *to, const struct vars *from)
 {
+    if (vars_are_equal(to, from)) {
+        return;
+    }
+    to->version++;
     to->bytes = mem_resize(to->bytes, from->len + 1);
     if (from->len > 0) {
         memcpy(to->bytes, from->bytes, from->len);
@@ -72,12 +76,16 @@ vars_put(struct vars *vars, const char *name, const char *value)
 
     if (is_there) {
         const char *old = vars->bytes + offset + name_len;
+        if (strcmp(old, value) == 0) {
+            return;
+        }
         splice(vars, offset + name_len, (uint32_t)strlen(old) + 1, value_len);
     } else {
         splice(vars, offset, 0, name_len + value_len);
         memcpy(vars->bytes + offset, name, name_len);
     }
     memcpy(vars->bytes + offset + name_len, value, value_len);
+    vars->version++;
 }
 
 void
@@ -87,6 +95,7 @@ vars_remove(struct vars *vars, const char *name)
 
     if (locate(vars, name, &offset)) {
         splice(vars, offset, pair_len(vars, offset), 0);
+        vars->version++;
     }
 }
 

@@ -14,6 +14,7 @@ struct vars
 {
     char *bytes; /* owns */
     uint32_t len;
+    uint32_t version; /* another one after each change */
 };
 
 void vars_deinit(struct vars *vars);

@@ -147,6 +147,8 @@ field_of(struct error_fields *fields, uint8_t type)
         return &fields->detail;
     case 'H':
         return &fields->hint;
+    case 'R':
+        return &fields->routine;
     default:
         return NULL;
     }
@@ -159,7 +161,7 @@ message_parse_error(const uint8_t *body, size_t len, struct error_fields *out)
     const char *localized = "";
     uint8_t type;
 
-    *out = (struct error_fields){"", "", "", "", ""};
+    *out = (struct error_fields){"", "", "", "", "", ""};
     while ((type = reader_u8(&reader)) != 0) {
         const char *value = reader_string(&reader);
         const char **field = type == 'S' ? &localized : field_of(out, type);
@@ -263,7 +265,7 @@ message_add_fields(struct buf *buf, uint8_t type, const struct error_fields *fie
 void
 message_add_error(struct buf *buf, const char *severity, const struct fail *fail)
 {
-    struct error_fields fields = {severity, fail->sqlstate, fail->text, fail->detail, ""};
+    struct error_fields fields = {severity, fail->sqlstate, fail->text, fail->detail, "", ""};
 
     message_add_fields(buf, MSG_ERROR, &fields);
 }
@@ -271,7 +273,7 @@ message_add_error(struct buf *buf, const char *severity, const struct fail *fail
 void
 message_add_notice(struct buf *buf, const char *severity, const struct fail *fail)
 {
-    struct error_fields fields = {severity, fail->sqlstate, fail->text, fail->detail, ""};
+    struct error_fields fields = {severity, fail->sqlstate, fail->text, fail->detail, "", ""};
 
     message_add_fields(buf, MSG_NOTICE, &fields);
 }

@@ -176,6 +176,7 @@ struct error_fields
     const char *message;  /* M */
     const char *detail;   /* D */
     const char *hint;     /* H */
+    const char *routine;  /* R: PostgreSQL's function, the same in every language */
 };
 
 /* Of a field that comes twice the first counts; one without its zero byte is left out. False when

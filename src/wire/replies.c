@@ -11,8 +11,9 @@
 
 enum
 {
-    OWNER_BIT = REPLY_FOR_US,
-    KIND_MASK = 0x7f
+    OWNER_BITS = REPLY_FOR_US | REPLY_INSERTED,
+    MARK_BIT = 0x20,
+    KIND_MASK = 0x0f
 };
 
 void
@@ -62,6 +63,10 @@ append(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
 static void
 pop(struct replies *replies)
 {
+    enum reply_kind kind = kind_at(replies, 0);
+
+    replies->marks += (*entry(replies, 0) & MARK_BIT) != 0;
+    replies->answered += kind == REPLY_SYNC || kind == REPLY_STRAY_SYNC;
     replies->head = (replies->head + 1) & (replies->size - 1);
     replies->count--;
 }
@@ -69,6 +74,7 @@ pop(struct replies *replies)
 void
 replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
 {
+    replies->group += kind == REPLY_SYNC;
     if (kind == REPLY_SYNC && replies->copy == COPY_IN) {
         kind = REPLY_STRAY_SYNC;
     }
@@ -79,6 +85,18 @@ replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner own
     }
     replies->is_skipping = false;
     append(replies, kind, owner);
+}
+
+void
+replies_mark(struct replies *replies)
+{
+    *entry(replies, replies->count - 1) |= MARK_BIT;
+}
+
+bool
+replies_is_marked(const struct replies *replies)
+{
+    return replies->count > 0 && (*entry(replies, 0) & MARK_BIT) != 0;
 }
 
 /* ---- what a client may send, and what it is answered with ---- */
@@ -182,6 +200,7 @@ drop_syncs_behind_head(struct replies *replies, unsigned kinds)
     }
     replies->head = (replies->head + dropped) & (replies->size - 1);
     replies->count -= dropped;
+    replies->answered += dropped;
     *entry(replies, 0) = head;
 }
 
@@ -194,7 +213,7 @@ skip_to_sync(struct replies *replies)
         /* A Sync sent during a COPY that fails now: the last such is the one answered, unless a
          * regular Sync follows. */
         if (kind_at(replies, 0) == REPLY_STRAY_SYNC && replies->count == 1) {
-            *entry(replies, 0) = (uint8_t)((*entry(replies, 0) & OWNER_BIT) | REPLY_SYNC);
+            *entry(replies, 0) = (uint8_t)((*entry(replies, 0) & OWNER_BITS) | REPLY_SYNC);
             return;
         }
         replies->skipped +=
@@ -238,10 +257,11 @@ take_error(struct replies *replies)
 
     replies->copy = COPY_NONE;
     replies->skipped = 0;
-    if (*entry(replies, 0) & OWNER_BIT) {
+    if (*entry(replies, 0) & REPLY_FOR_US) {
         replies->is_broken = true;
     }
     if (head != REPLY_QUERY && head != REPLY_FUNCTION) {
+        replies->failures++;
         skip_to_sync(replies);
     } else if (was_copy) {
         drop_syncs_behind_head(replies, ON(REPLY_STRAY_SYNC));
@@ -281,11 +301,12 @@ replies_take(struct replies *replies, const struct message *message)
     bool is_async = message->type == MSG_NOTICE || message->type == MSG_NOTIFICATION ||
                     message->type == MSG_PARAMETER_STATUS;
 
+    replies->marks = 0;
     if (replies->count == 0) {
         return is_async ? REPLY_FORWARD : REPLY_UNEXPECTED;
     }
     unsigned head = ON(kind_at(replies, 0));
-    bool is_ours = (*entry(replies, 0) & OWNER_BIT) != 0;
+    unsigned owner = *entry(replies, 0) & OWNER_BITS;
     bool is_copy = message->type == MSG_COPY_DATA || message->type == MSG_COPY_DONE;
     bool is_copying = replies->copy == COPY_OUT || replies->copy == COPY_BOTH;
     if (!(expected->answers & head) || (is_copy && !is_copying)) {
@@ -301,7 +322,11 @@ replies_take(struct replies *replies, const struct message *message)
     if (expected->completes & head) {
         pop(replies);
     }
-    return is_ours && message->type != MSG_NOTIFICATION ? REPLY_SWALLOW : REPLY_FORWARD;
+    if (owner == REPLY_INSERTED &&
+        (message->type == MSG_ERROR || message->type == MSG_PARAMETER_STATUS)) {
+        return REPLY_FORWARD;
+    }
+    return owner != 0 && message->type != MSG_NOTIFICATION ? REPLY_SWALLOW : REPLY_FORWARD;
 }
 
 uint32_t
@@ -319,13 +344,13 @@ replies_owed(const struct replies *replies)
 bool
 replies_is_ours(const struct replies *replies)
 {
-    return replies->count > 0 && (*entry(replies, 0) & OWNER_BIT) != 0;
+    return replies->count > 0 && (*entry(replies, 0) & REPLY_FOR_US) != 0;
 }
 
 void
 replies_orphan(struct replies *replies)
 {
     for (uint32_t i = 0; i < replies->count; i++) {
-        *entry(replies, i) |= OWNER_BIT;
+        *entry(replies, i) |= REPLY_FOR_US;
     }
 }

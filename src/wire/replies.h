@@ -27,7 +27,8 @@ enum reply_kind
 enum reply_owner
 {
     REPLY_FOR_CLIENT = 0,
-    REPLY_FOR_US = 0x80, /* our own request: nobody else sees its reply */
+    REPLY_FOR_US = 0x80,   /* our own request: nobody else sees its reply */
+    REPLY_INSERTED = 0x40, /* put among the client's messages: it sees errors only */
 };
 
 enum reply_verdict
@@ -58,6 +59,10 @@ struct replies
     char status;    /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
     bool is_broken; /* an error came for one of our own requests since replies_watch() */
     uint32_t skipped; /* Queries and FunctionCalls that the last error made PostgreSQL skip */
+    uint32_t marks;   /* marked requests that the last message answered, or made it skip */
+    uint64_t group;   /* Syncs sent: everything up to the next is skipped together */
+    uint32_t failures; /* errors that made PostgreSQL skip to a Sync */
+    uint64_t answered; /* of these: answered, or known to get no answer */
 };
 
 enum
@@ -69,6 +74,12 @@ void replies_deinit(struct replies *replies);
 
 /* A request was sent. Nothing is pushed for Flush and copy data; Sync knows about COPY. */
 void replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner owner);
+
+/* Marks the newest request: `marks` tells when it is over. Only right after it was pushed. */
+void replies_mark(struct replies *replies);
+
+/* Whether the request whose replies come now is marked. */
+bool replies_is_marked(const struct replies *replies);
 
 /* Whether a client may send such a message at all after login. */
 must_check bool replies_may_send(uint8_t type);

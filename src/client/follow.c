@@ -1,0 +1,221 @@
+/*
+ * What became of a client's prepared statements. Called by client/deliver for each reply that may
+ * tell, by client/loss and client/aborted; calls client/names.
+ */
+#include "client/follow.h"
+
+#include "base/state.h"
+#include "pool/pools.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Where our names begin in PostgreSQL's words. */
+static const char ours[] = "pgkeel_";
+
+static struct statements *
+registry(const struct client *client)
+{
+    return pools_statements(client->crowd->pool.pools);
+}
+
+/* ---- replies ---- */
+
+/* The plan of a statement in the oldest request gives other columns than before: nobody uses it any
+ * more. */
+static void
+retire_statements(struct client *client)
+{
+    const struct held *held = &client->lease.backend->held;
+    const uint8_t *bytes = buf_head(&held->bytes);
+    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
+    struct message message;
+
+    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+        struct reader reader = reader_over(message.body, message.body_len);
+        const char *text = "";
+        struct name *name;
+        if (message.type == MSG_BIND) {
+            reader_string(&reader); /* the portal */
+            text = reader_string(&reader);
+        } else if (message.type == MSG_DESCRIBE && reader_u8(&reader) == 'S') {
+            text = reader_string(&reader);
+        }
+        HASH_FIND_STR(client->names.all, text, name);
+        if (name != NULL) {
+            statement_retire(registry(client), name->statement);
+        }
+        bytes += message.len;
+        len -= message.len;
+    }
+}
+
+/* The error as it came, but for its primary text. */
+static void
+add_error_with_text(struct buf *buf, const struct message *message, const char *text)
+{
+    struct reader reader = reader_over(message->body, message->body_len);
+    size_t begin = message_begin(buf, MSG_ERROR);
+    uint8_t field;
+
+    while ((field = reader_u8(&reader)) != 0) {
+        const char *value = reader_string(&reader);
+        buf_add_u8(buf, field);
+        buf_add_string(buf, field == 'M' ? text : value);
+    }
+    buf_add_u8(buf, 0);
+    message_end(buf, begin);
+}
+
+/* The words of an error that was provoked. */
+static void
+explain_refusal(const struct change *change, const struct message *message, struct buf *instead)
+{
+    struct fail fail;
+
+    if (change->refused == REFUSED_DUPLICATE) {
+        fail_set(&fail, "42P05", "prepared statement \"%s\" already exists", change->name->text);
+        add_error_with_text(instead, message, fail.text);
+        return;
+    }
+    fail_set(&fail, "53200", "too many prepared statements");
+    fail_detail(&fail, "prepared_memory is used up, or %d names of this client", NAMES_MAX);
+    message_add_error(instead, "ERROR", &fail);
+}
+
+/* What the client calls the statement that is named at the beginning of this text, or NULL. */
+static const char *
+client_name(const struct client *client, const char *text)
+{
+    struct name *name, *next;
+    char *end;
+    uint64_t id = strtoull(text + sizeof(ours) - 1, &end, 10);
+
+    HASH_ITER(hh, client->names.all, name, next) {
+        if (name->statement->id == id && *end == '"') {
+            return name->text;
+        }
+    }
+    return NULL;
+}
+
+/* PostgreSQL speaks of a statement by our name for it. */
+static bool
+explain_name(const struct client *client, const struct message *message, const char *text,
+    struct buf *instead)
+{
+    const char *at = strstr(text, ours);
+    const char *name = at != NULL ? client_name(client, at) : NULL;
+    struct buf words = {0};
+
+    if (name == NULL) {
+        return false;
+    }
+    buf_add(&words, text, (size_t)(at - text));
+    buf_add(&words, name, strlen(name));
+    buf_add_string(&words, strchr(at, '"'));
+    add_error_with_text(instead, message, (const char *)buf_head(&words));
+    buf_deinit(&words);
+    return true;
+}
+
+static enum follow
+follow_error(struct client *client, const struct message *message,
+    const struct follow_facts *reply, struct buf *instead)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    struct change *change = names_next(&client->names);
+    struct error_fields fields;
+    bool is_explained = false;
+
+    message_parse_error(message->body, reply->is_whole ? message->body_len : 0, &fields);
+    if (reply->was_marked && change != NULL && change->refused != REFUSED_NOT &&
+        strcmp(fields.sqlstate, "42P05") == 0) {
+        explain_refusal(change, message, instead);
+        is_explained = true;
+    } else {
+        is_explained = explain_name(client, message, fields.message, instead);
+    }
+    if (reply->was_marked && replies->marks == 0 && change != NULL) {
+        change->has_failed = true; /* a Query: nothing is skipped, its end is still to come */
+    }
+    names_skipped(&client->names, registry(client), replies->marks);
+    if (strcmp(fields.sqlstate, "0A000") == 0 &&
+        strcmp(fields.routine, "RevalidateCachedQuery") == 0) {
+        retire_statements(client);
+    }
+    return is_explained ? FOLLOW_EXPLAINED : FOLLOW_NOTHING;
+}
+
+enum follow
+follow_reply(struct client *client, const struct message *message,
+    const struct follow_facts *reply, struct buf *instead)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    struct names *names = &client->names;
+    enum follow follow = FOLLOW_NOTHING;
+
+    if (message->type == MSG_ERROR) {
+        return follow_error(client, message, reply, instead);
+    }
+    if (replies->marks > 0) {
+        const struct change *change = names_next(names);
+        ensure(change != NULL && replies->marks == 1);
+        follow = change->is_token ? FOLLOW_PARSED : FOLLOW_NOTHING;
+        names_done(names, registry(client));
+    }
+    if (message->type == MSG_READY && names->done > 0 &&
+        (names->changes[0].group < replies->answered ||
+            (replies_is_empty(replies) && !replies->is_open))) {
+        names_commit(names, registry(client));
+    }
+    return follow;
+}
+
+/* ---- the rest ---- */
+
+const char *
+follow_text(void *arg, const char *text)
+{
+    struct client *client = arg;
+    const struct names *names = &client->names;
+    struct name *name;
+
+    for (unsigned i = 0; i < names->changes_count; i++) {
+        const struct change *change = &names->changes[i];
+        if (change->kind == CHANGE_CLOSE_ALL ||
+            (change->name != NULL && strcmp(change->name->text, text) == 0)) {
+            return NULL;
+        }
+    }
+    HASH_FIND_STR(names->all, text, name);
+    return name != NULL ? statement_text(name->statement) : NULL;
+}
+
+void
+follow_lost(struct client *client, bool resends)
+{
+    if (client->names.changes_count > 0) {
+        names_lost(&client->names, registry(client), !resends);
+    }
+}
+
+void
+follow_close(struct client *client, const char *text)
+{
+    struct name *name;
+
+    HASH_FIND_STR(client->names.all, text, name);
+    if (name != NULL) {
+        names_remove(&client->names, registry(client), name);
+    }
+}
+
+void
+follow_end(struct client *client)
+{
+    if (client->names.all != NULL || client->names.changes_count > 0) {
+        names_deinit(&client->names, registry(client));
+    }
+    buf_deinit(&client->unnamed.body);
+}

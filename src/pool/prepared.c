@@ -1,0 +1,112 @@
+/* What a backend has prepared. Called by client/rewrite and the backend's owner; calls uthash. */
+#include "pool/prepared.h"
+
+#include "base/mem.h"
+
+struct prepared_entry
+{
+    UT_hash_handle hh;
+    TAILQ_ENTRY(prepared_entry) link;
+    uint64_t id;
+    uint64_t group;
+    struct statement *statement; /* holds */
+};
+
+void
+prepared_init(struct prepared *prepared)
+{
+    TAILQ_INIT(&prepared->by_use);
+}
+
+static struct prepared_entry *
+entry_of(const struct prepared *prepared, const struct statement *statement)
+{
+    struct prepared_entry *entry;
+
+    HASH_FIND(hh, prepared->by_id, &statement->id, sizeof(statement->id), entry);
+    return entry;
+}
+
+static void
+drop(struct prepared *prepared, struct statements *statements, struct prepared_entry *entry)
+{
+    HASH_DELETE(hh, prepared->by_id, entry);
+    TAILQ_REMOVE(&prepared->by_use, entry, link);
+    prepared->count--;
+    statement_release(statements, entry->statement);
+    free(entry);
+}
+
+enum prepared_state
+prepared_find(struct prepared *prepared, const struct statement *statement, uint64_t group,
+    uint64_t answered)
+{
+    struct prepared_entry *entry = entry_of(prepared, statement);
+
+    if (entry == NULL) {
+        return PREPARED_MISSING;
+    }
+    if (entry->group != group && entry->group >= answered) {
+        return PREPARED_UNSURE;
+    }
+    TAILQ_REMOVE(&prepared->by_use, entry, link);
+    TAILQ_INSERT_TAIL(&prepared->by_use, entry, link);
+    return PREPARED_HERE;
+}
+
+void
+prepared_add(struct prepared *prepared, struct statement *statement, uint64_t group)
+{
+    struct prepared_entry *entry = mem_new(sizeof(*entry));
+
+    entry->id = statement->id;
+    entry->group = group;
+    entry->statement = statement_hold(statement);
+    HASH_ADD(hh, prepared->by_id, id, sizeof(entry->id), entry);
+    TAILQ_INSERT_TAIL(&prepared->by_use, entry, link);
+    prepared->count++;
+}
+
+void
+prepared_group_failed(struct prepared *prepared, struct statements *statements, uint64_t group)
+{
+    struct prepared_entry *entry, *next;
+
+    prepared->unnamed = 0;
+    HASH_ITER(hh, prepared->by_id, entry, next) {
+        if (entry->group == group) {
+            drop(prepared, statements, entry);
+        }
+    }
+}
+
+void
+prepared_drop_oldest(struct prepared *prepared, struct statements *statements, char *name)
+{
+    struct prepared_entry *oldest = TAILQ_FIRST(&prepared->by_use);
+
+    statement_name(oldest->statement, name);
+    drop(prepared, statements, oldest);
+}
+
+void
+prepared_drop(
+    struct prepared *prepared, struct statements *statements, const struct statement *statement)
+{
+    struct prepared_entry *entry = entry_of(prepared, statement);
+
+    if (entry != NULL) {
+        drop(prepared, statements, entry);
+    }
+}
+
+void
+prepared_drop_all(struct prepared *prepared, struct statements *statements)
+{
+    struct prepared_entry *entry, *next;
+
+    prepared->unnamed = 0;
+    HASH_ITER(hh, prepared->by_id, entry, next) {
+        drop(prepared, statements, entry);
+    }
+}

@@ -1,0 +1,56 @@
+/*
+ * The prepared statements that one backend has on behalf of clients, as far as we know: what is in
+ * here exists there; what is not may exist, so it is closed before it is prepared again. Least
+ * recently used ones are closed when there are more than max_prepared_statements. Owned by the
+ * backend, moves between workers with it.
+ *
+ * PostgreSQL skips everything between an error and the next Sync. So a statement is certain only
+ * within the group of messages that prepared it (if it is skipped, so is its use) or once that
+ * group was answered without an error.
+ */
+#pragma once
+
+#include "pool/statements.h"
+
+#include <sys/queue.h>
+
+struct prepared_entry;
+TAILQ_HEAD(prepared_list, prepared_entry);
+
+struct prepared
+{
+    struct prepared_entry *by_id; /* own */
+    struct prepared_list by_use;  /* the longest unused first */
+    unsigned count;
+    uint64_t unnamed; /* serial of the Parse that made the unnamed statement; 0: not known */
+};
+
+enum prepared_state
+{
+    PREPARED_MISSING,
+    PREPARED_HERE,
+    PREPARED_UNSURE, /* its group is not answered yet: wait for that */
+};
+
+void prepared_init(struct prepared *prepared);
+
+/* Whether it can be used in the group that is being sent; answered: groups that were. */
+enum prepared_state prepared_find(struct prepared *prepared, const struct statement *statement,
+    uint64_t group, uint64_t answered);
+
+/* Its Parse is being sent in this group. */
+void prepared_add(struct prepared *prepared, struct statement *statement, uint64_t group);
+
+/* An error made PostgreSQL skip the rest of this group: what it prepared is not certain. */
+void prepared_group_failed(
+    struct prepared *prepared, struct statements *statements, uint64_t group);
+
+/* Takes out the longest unused; the caller closes it at PostgreSQL. Returns its name. */
+void prepared_drop_oldest(struct prepared *prepared, struct statements *statements, char *name);
+
+/* It is not there any more. */
+void prepared_drop(
+    struct prepared *prepared, struct statements *statements, const struct statement *statement);
+
+/* Nothing is there any more, the unnamed one included. */
+void prepared_drop_all(struct prepared *prepared, struct statements *statements);

@@ -1,0 +1,191 @@
+/*
+ * The registry of prepared statements. Called by client/names (what clients prepare) and
+ * pool/prepared (what backends have); calls uthash.
+ */
+#include "pool/statements.h"
+
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <strings.h>
+
+/* A test makes all statements collide. */
+#ifdef STATEMENTS_HASH
+#undef HASH_FUNCTION
+#define HASH_FUNCTION(key, len, hash) ((hash) = STATEMENTS_HASH)
+#endif
+
+static const char prefix[] = "pgkeel_";
+
+struct statements
+{
+    pthread_mutex_t mutex;
+    struct statement *all; /* own: those that can still be got */
+    uint64_t next_id;
+    size_t count, bytes; /* retired ones included */
+};
+
+struct statements *
+statements_new(void)
+{
+    struct statements *statements = mem_new(sizeof(*statements));
+
+    pthread_mutex_init(&statements->mutex, NULL);
+    return statements;
+}
+
+void
+statements_free(struct statements **pointer)
+{
+    struct statements *statements = *pointer;
+    struct statement *statement, *next;
+
+    HASH_ITER(hh, statements->all, statement, next) {
+        HASH_DELETE(hh, statements->all, statement);
+        free(statement);
+    }
+    pthread_mutex_destroy(&statements->mutex);
+    free(statements);
+    *pointer = NULL;
+}
+
+/* Settings without the one that never changes what a text means. */
+static size_t
+add_settings(const struct vars *settings, uint8_t *to)
+{
+    const char *name, *value;
+    uint32_t cursor = 0;
+    size_t len = 0;
+
+    while (vars_next(settings, &cursor, &name, &value)) {
+        if (strcasecmp(name, "application_name") == 0) {
+            continue;
+        }
+        size_t pair = strlen(name) + 1 + strlen(value) + 1;
+        memcpy(to + len, name, pair);
+        len += pair;
+    }
+    /* No name is empty: what follows is the body. */
+    to[len] = 0;
+    return len + 1;
+}
+
+static struct statement *
+make(const struct vars *settings, const uint8_t *body, size_t len)
+{
+    struct statement *statement = mem_new(sizeof(*statement) + settings->len + 1 + len);
+
+    statement->body_at = add_settings(settings, statement->key);
+    memcpy(statement->key + statement->body_at, body, len);
+    statement->key_len = statement->body_at + len;
+    statement->refs = 1;
+    return statement;
+}
+
+static size_t
+size_of(const struct statement *statement)
+{
+    return sizeof(*statement) + statement->key_len;
+}
+
+struct statement *
+statements_get(struct statements *statements, const struct vars *settings, const uint8_t *body,
+    size_t len, size_t limit)
+{
+    struct statement *made = make(settings, body, len), *found;
+
+    pthread_mutex_lock(&statements->mutex);
+    HASH_FIND(hh, statements->all, made->key, made->key_len, found);
+    if (found != NULL) {
+        atomic_fetch_add(&found->refs, 1);
+    } else if (statements->bytes + size_of(made) <= limit) {
+        found = made;
+        made = NULL;
+        found->id = ++statements->next_id;
+        statements->bytes += size_of(found);
+        statements->count++;
+        HASH_ADD_KEYPTR(hh, statements->all, found->key, found->key_len, found);
+    }
+    pthread_mutex_unlock(&statements->mutex);
+    free(made);
+    return found;
+}
+
+struct statement *
+statement_hold(struct statement *statement)
+{
+    atomic_fetch_add(&statement->refs, 1);
+    return statement;
+}
+
+void
+statement_release(struct statements *statements, struct statement *statement)
+{
+    uint32_t refs = atomic_load(&statement->refs);
+
+    while (refs > 1) {
+        if (atomic_compare_exchange_weak(&statement->refs, &refs, refs - 1)) {
+            return;
+        }
+    }
+    /* Perhaps the last: from here on only under the mutex, where nobody can find it meanwhile. */
+    pthread_mutex_lock(&statements->mutex);
+    bool is_last = atomic_fetch_sub(&statement->refs, 1) == 1;
+    if (is_last) {
+        if (!atomic_load(&statement->is_stale)) {
+            HASH_DELETE(hh, statements->all, statement);
+        }
+        statements->bytes -= size_of(statement);
+        statements->count--;
+    }
+    pthread_mutex_unlock(&statements->mutex);
+    if (is_last) {
+        free(statement);
+    }
+}
+
+void
+statement_retire(struct statements *statements, struct statement *statement)
+{
+    pthread_mutex_lock(&statements->mutex);
+    if (!atomic_exchange(&statement->is_stale, true)) {
+        HASH_DELETE(hh, statements->all, statement);
+    }
+    pthread_mutex_unlock(&statements->mutex);
+}
+
+void
+statement_name(const struct statement *statement, char *name)
+{
+    snprintf(name, STATEMENT_NAME_SIZE, "%s%" PRIu64, prefix, statement->id);
+}
+
+bool
+statement_is_reserved(const char *name)
+{
+    return strncmp(name, prefix, sizeof(prefix) - 1) == 0;
+}
+
+struct statements_view
+statements_look(struct statements *statements)
+{
+    pthread_mutex_lock(&statements->mutex);
+    struct statements_view view = {statements->count, statements->bytes};
+    pthread_mutex_unlock(&statements->mutex);
+    return view;
+}
+
+void
+statements_each(struct statements *statements,
+    void (*fn)(void *arg, const struct statement *statement), void *arg)
+{
+    struct statement *statement, *next;
+
+    pthread_mutex_lock(&statements->mutex);
+    HASH_ITER(hh, statements->all, statement, next) {
+        fn(arg, statement);
+    }
+    pthread_mutex_unlock(&statements->mutex);
+}
