@@ -11,6 +11,7 @@
 #include "client/aborted.h"
 #include "client/login.h"
 #include "client/loss.h"
+#include "client/session.h"
 #include "client/follow.h"
 #include "pool/pools.h"
 #include "wire/message.h"
@@ -54,7 +55,11 @@ static const struct
     [CLIENT_WAITING] = {"waiting", TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
         NO_LIMIT, NULL},
     [CLIENT_PREPARING] = {"active", TO(CLIENT_ACTIVE) | TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
-    [CLIENT_ACTIVE] = {"active", TO(CLIENT_IDLE) | TO(CLIENT_FAILED) | END, NO_LIMIT, NULL},
+    [CLIENT_ACTIVE] = {"active",
+        TO(CLIENT_IDLE) | TO(CLIENT_FAILED) | TO(CLIENT_LOOKING) | TO(CLIENT_PREPARING) | END,
+        NO_LIMIT, NULL},
+    [CLIENT_LOOKING] = {"active",
+        TO(CLIENT_IDLE) | TO(CLIENT_ACTIVE) | TO(CLIENT_PREPARING) | END, NO_LIMIT, NULL},
     [CLIENT_FAILED] = {"failed", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_CONSOLE] = {"active", END, NO_LIMIT, NULL},
     [CLIENT_CLOSING] = {"closing", TO(CLIENT_CLOSED), NO_LIMIT, NULL},
@@ -220,6 +225,7 @@ free_now(void *arg)
     loss_forget(client);
     aborted_end(client);
     follow_end(client);
+    vars_deinit(&client->startup);
     free(client->identity.user);
     free(client->identity.peer);
     free(client->identity.database);
@@ -237,6 +243,7 @@ let_go_of_everything(struct client *client)
     if (client->login != NULL) {
         login_end(client);
     }
+    session_end(client);
     if (client->lease.side != NULL) {
         struct pool *pool = client->lease.side->pool;
         if (client->lease.state == LEASE_WAITING) {
@@ -335,6 +342,7 @@ on_event(void *arg, unsigned what)
     case CLIENT_IDLE:
     case CLIENT_WAITING:
     case CLIENT_PREPARING:
+    case CLIENT_LOOKING:
     case CLIENT_ACTIVE:
     case CLIENT_FAILED:
     case CLIENT_CONSOLE:
@@ -359,6 +367,7 @@ is_at_boundary(const struct client *client)
         return replies_is_settled(&client->lease.backend->replies);
     }
     return client->state != CLIENT_WAITING && client->state != CLIENT_PREPARING &&
+           client->state != CLIENT_LOOKING &&
            client->state != CLIENT_FAILED;
 }
 

@@ -4,7 +4,8 @@
  * (ops/console).
  *
  *    GREETING ─► LOGIN ⇄ VERIFYING      relay:   IDLE ─► WAITING ─► PREPARING ─► ACTIVE ─► IDLE
- *                  └──► WELCOME ─► IDLE       its transaction was lost: ACTIVE ─► FAILED ─► IDLE
+ *                  └──► WELCOME ─► IDLE       its session may have left something: ACTIVE ⇄ LOOKING
+ *                                             its transaction was lost: ACTIVE ─► FAILED ─► IDLE
  *                                        console: CONSOLE
  *    from every state: CLOSING (a last word is being sent) ─► CLOSED
  */
@@ -24,6 +25,7 @@ struct client;
 struct helpers;
 struct login;
 struct loss;
+struct session;
 struct verifiers;
 
 enum client_state
@@ -36,6 +38,7 @@ enum client_state
     CLIENT_WAITING,   /* a request waits for a backend */
     CLIENT_PREPARING, /* its settings are being put on the backend */
     CLIENT_ACTIVE,    /* holds a backend */
+    CLIENT_LOOKING,   /* PostgreSQL is asked what its session left */
     CLIENT_FAILED,    /* its transaction was lost: we answer until it ends it */
     CLIENT_CONSOLE,   /* talks to the console */
     CLIENT_CLOSING,   /* the last word is on its way */
@@ -144,6 +147,7 @@ struct unnamed
 {
     struct buf body; /* owns: what follows the name in its Parse; empty when it is not known */
     uint64_t serial; /* unique; 0: there is none */
+    bool is_suspect; /* its text may leave something in the session */
 };
 
 struct client
@@ -163,7 +167,10 @@ struct client
     struct vars vars;   /* owns: the settings this session wants */
     struct names names;     /* owns: its prepared statements */
     struct unnamed unnamed;
-    bool follows_names; /* prepared statements move with it from backend to backend */
+    struct vars startup;     /* owns: its settings at login, to which RESET goes back */
+    struct session *session; /* owns, or NULL: nothing of it was left on a backend */
+    bool watches_session;    /* that is looked after */
+    bool follows_names;      /* prepared statements move with it from backend to backend */
     struct relay_state relay;
     struct cancel_key key;
 };

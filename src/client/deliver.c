@@ -8,6 +8,7 @@
 #include "client/limits.h"
 #include "client/loss.h"
 #include "client/follow.h"
+#include "client/session.h"
 
 static void
 count_request(struct client *client)
@@ -141,6 +142,9 @@ judge(struct passage *passage, struct client *client, struct message *message, b
     if (verdict != REPLY_FORWARD) {
         if (message->type == MSG_PARAMETER_STATUS && verdict == REPLY_SWALLOW && is_whole) {
             backend_note_parameter(backend, message, &name, &value);
+        }
+        if (client->state == CLIENT_LOOKING) {
+            session_reply(client, message, is_whole);
         }
         return verdict;
     }

@@ -6,6 +6,7 @@
 
 #include "client/loss.h"
 #include "client/follow.h"
+#include "client/session.h"
 #include "pool/pool.h"
 #include "wire/sql.h"
 
@@ -22,7 +23,9 @@ is_abort(const char *sqlstate)
 static bool
 is_pinned(const struct client *client)
 {
-    return client->relay.was_served && pool_policy(client->lease.side)->mode == POOL_SESSION;
+    bool is_session = pool_policy(client->lease.side)->mode == POOL_SESSION;
+
+    return session_pins(client) != 0 || (client->relay.was_served && is_session);
 }
 
 void

@@ -13,6 +13,7 @@
 #include "client/loss.h"
 #include "client/relay.h"
 #include "client/rewrite.h"
+#include "client/session.h"
 #include "client/wait.h"
 
 static void
@@ -48,6 +49,26 @@ struct intake
     bool must_run;       /* aborted_run() before the rest */
 };
 
+/* A text that is about to be run: it may leave something in the session. Where statements are
+ * followed, Bind is what runs one (client/rewrite). */
+static void
+note_text(struct client *client, const struct message *message, bool is_whole)
+{
+    struct reader reader = reader_over(message->body, message->body_len);
+
+    if (!session_is_watched(client) || client->lease.backend->replies.is_skipping) {
+        return;
+    }
+    if (message->type == MSG_QUERY) {
+        session_note(client, is_whole ? reader_string(&reader) : NULL);
+    } else if (message->type == MSG_PARSE && !client->follows_names) {
+        if (is_whole) {
+            reader_string(&reader);
+        }
+        session_note(client, is_whole ? reader_string(&reader) : NULL);
+    }
+}
+
 /* Books a message that is about to be forwarded: what will answer it, and what is kept of it. */
 static enum gate
 book_message(struct client *client, struct intake *intake, const struct message *message)
@@ -75,6 +96,7 @@ book_message(struct client *client, struct intake *intake, const struct message 
     }
     bool ends = replies->count > owed && replies_ends_request(message->type);
     bool is_whole = message_is_complete(message, len);
+    note_text(client, message, is_whole);
     if (held->count == 0) {
         held->start = backend->stream.offered;
     }

@@ -12,6 +12,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/loss.h"
+#include "client/session.h"
 #include "pool/cancel.h"
 #include "wire/message.h"
 
@@ -44,6 +45,13 @@ consider(struct due *due, enum limit limit, int64_t since_us, int64_t limit_us)
     }
 }
 
+/* Its session lives on its backend, and on no other. */
+static bool
+is_bound(const struct client *client)
+{
+    return session_pins(client) != 0 || pool_policy(client->lease.side)->mode == POOL_SESSION;
+}
+
 static bool
 is_busy(const struct client *client)
 {
@@ -68,7 +76,7 @@ next_due(struct client *client)
     if (!is_busy(client) && is_open) {
         consider(&due, LIMIT_IDLE_TRANSACTION, relay->request_us, policy->idle_transaction_us);
     }
-    if (!is_busy(client) && !is_open && policy->mode == POOL_SESSION) {
+    if (!is_busy(client) && !is_open && is_bound(client)) {
         consider(&due, LIMIT_IDLE, relay->request_us, policy->client_idle_us);
     }
     return due;
@@ -76,10 +84,11 @@ next_due(struct client *client)
 
 /* The shortest limit there is: no later than that something must be looked at. */
 static int64_t
-shortest_us(const struct pool_policy *policy)
+shortest_us(const struct client *client)
 {
+    const struct pool_policy *policy = pool_policy(client->lease.side);
     const int64_t all[] = {policy->query_us, policy->transaction_us, policy->idle_transaction_us,
-        policy->mode == POOL_SESSION ? policy->client_idle_us : 0};
+        is_bound(client) ? policy->client_idle_us : 0};
     int64_t shortest = 0;
 
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -91,7 +100,7 @@ shortest_us(const struct pool_policy *policy)
 void
 limits_begin(struct client *client)
 {
-    int64_t first_us = shortest_us(pool_policy(client->lease.side));
+    int64_t first_us = shortest_us(client);
 
     if (first_us > 0) {
         deadline_start(&client->deadline, client->crowd->pool.loop, first_us, on_limit);
@@ -140,10 +149,11 @@ end_transaction(struct client *client, enum limit limit, bool is_told)
 
     set_reason(client, limit, &fail);
     client->relay.expired = LIMIT_NONE;
-    if (pool_policy(client->lease.side)->mode == POOL_SESSION) {
+    if (is_bound(client)) {
         client_reject(client, &fail);
         return;
     }
+    session_end(client);
     loss_undo_settings(client);
     aborted_begin(client, &fail, is_told, modes, modes_len);
     stream_want_read(&backend->stream, true);
@@ -184,7 +194,7 @@ on_limit(struct deadline *deadline)
     struct fail fail;
 
     if (due.limit == LIMIT_NONE || now_us < due.at_us) {
-        int64_t again_us = shortest_us(pool_policy(client->lease.side));
+        int64_t again_us = shortest_us(client);
         again_us = due.limit != LIMIT_NONE ? due.at_us - now_us : again_us;
         deadline_start(deadline, client->crowd->pool.loop, again_us, on_limit);
         return;

@@ -14,6 +14,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/evidence.h"
+#include "client/session.h"
 #include "client/follow.h"
 #include "pool/pools.h"
 #include "pool/retry.h"
@@ -412,9 +413,18 @@ close_client(struct evidence *evidence, enum retry_deed deed)
     struct fail fail;
 
     set_reason(evidence, deed, &fail);
-    fail_detail(
-        &fail, "%s; session pooling: the session's state was lost with it", evidence->cause.text);
+    fail_detail(&fail, "%s; the session's state was lost with it", evidence->cause.text);
     client_reject(evidence->client, &fail);
+}
+
+static void
+set_lost_session(struct fail *cause)
+{
+    struct fail fail;
+
+    fail_set(&fail, "57P01", "terminating connection: its server connection was lost");
+    fail_detail(&fail, "%s; the session's state was lost with it", cause->text);
+    *cause = fail;
 }
 
 /* Does what the verdict says; the lease is over already. */
@@ -474,6 +484,12 @@ loss_take(struct client *client, const struct fail *fail)
     struct fail cause = *fail;
     struct evidence evidence;
 
+    if (client->state == CLIENT_LOOKING) {
+        /* What its session left there will never be known. */
+        set_lost_session(&cause);
+        client_reject(client, &cause);
+        return;
+    }
     if (client->state != CLIENT_ACTIVE) {
         start_over(client, &cause);
         return;
@@ -490,6 +506,9 @@ loss_take(struct client *client, const struct fail *fail)
     evidence_gather(&evidence, client, &cause);
     struct retry_verdict verdict = retry_judge(evidence_transaction(&evidence), evidence.level);
     lease_discard(&client->lease, &cause);
+    if (verdict.deed != DEED_CLOSE && verdict.deed != DEED_CLOSE_UNKNOWN) {
+        session_end(client); /* what is sent again is noted again */
+    }
     client->relay.drops_client_rest = client->relay.client_rest > 0;
     client->relay.is_backlogged = false;
     client->relay.is_cancelled = client->relay.is_limit_told = false;

@@ -19,6 +19,7 @@ struct name
     uint32_t settings_version;   /* of the client's settings that the statement was chosen for */
     uint32_t in_flight;          /* changes that are not answered yet */
     uint64_t group;              /* of the newest */
+    bool is_suspect;             /* its text may leave something in the session */
     size_t size;                 /* of `text` with its zero byte */
     char text[];
 };

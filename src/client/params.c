@@ -112,7 +112,8 @@ params_applied(struct client *client, struct fail *fail)
      * the client said. */
     struct vars applied = {0};
     while (vars_next(&client->vars, &cursor, &name, &value)) {
-        const char *reported = backend_manages(name) ? vars_find(&backend->vars, name) : NULL;
+        const char *reported =
+            backend_reports(backend, name) ? vars_find(&backend->vars, name) : NULL;
         vars_put(&applied, name, reported != NULL ? reported : value);
     }
     vars_copy(&client->vars, &applied);

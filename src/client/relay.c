@@ -21,6 +21,7 @@
 #include "client/limits.h"
 #include "client/loss.h"
 #include "client/params.h"
+#include "client/session.h"
 #include "client/wait.h"
 #include "pool/cancel.h"
 #include "pool/pools.h"
@@ -89,6 +90,7 @@ relay_obtain_backend(struct client *client)
     case CLIENT_WELCOME:
     case CLIENT_WAITING:
     case CLIENT_PREPARING:
+    case CLIENT_LOOKING:
     case CLIENT_FAILED:
     case CLIENT_CONSOLE:
     case CLIENT_CLOSING:
@@ -174,7 +176,8 @@ read_client(struct client *client)
 {
     uint8_t *data;
     size_t len;
-    bool must_wait = client->state == CLIENT_WAITING || client->state == CLIENT_PREPARING;
+    bool must_wait = client->state == CLIENT_WAITING || client->state == CLIENT_PREPARING ||
+                     client->state == CLIENT_LOOKING;
 
     if (must_wait) {
         /* More bytes while its request waits stay in the socket. */
@@ -278,6 +281,24 @@ end_lease(struct client *client)
     stream_want_read(&client->stream, !client->relay.is_leaving);
 }
 
+/* What its session left is known. Settings that a RESET took from a client that stays here are put
+ * back at once. */
+static void
+finish_looking(struct client *client)
+{
+    if (!session_looked(client)) {
+        end_lease(client);
+    } else if (params_apply(client)) {
+        client_become(client, CLIENT_ACTIVE);
+        limits_begin(client);
+        stream_want_read(&client->stream, !client->relay.is_leaving);
+    } else {
+        client_become(client, CLIENT_PREPARING);
+        return;
+    }
+    on_kept(client);
+}
+
 /* Reading one side goes on only while the other one takes it. */
 static void
 balance(struct client *client)
@@ -312,6 +333,10 @@ settle(struct client *client)
         finish_preparing(client);
         return;
     }
+    if (client->state == CLIENT_LOOKING && replies_is_empty(&backend->replies)) {
+        finish_looking(client);
+        return;
+    }
     if (client->state == CLIENT_ACTIVE) {
         if (client->stream.is_write_broken) {
             client_left(client, STREAM_ERROR);
@@ -320,11 +345,15 @@ settle(struct client *client)
         if (breaks_statement_mode(client) || limits_settle(client)) {
             return;
         }
-        if (is_over(client, backend) && pool_policy(client->lease.side)->mode != POOL_SESSION) {
+        if (!is_over(client, backend) || pool_policy(client->lease.side)->mode == POOL_SESSION) {
+            balance(client);
+        } else if (session_keeps(client)) {
+            stream_want_read(&backend->stream, true);
+            stream_want_read(&client->stream,
+                client->state == CLIENT_ACTIVE && !client->relay.is_leaving);
+        } else {
             stream_want_read(&backend->stream, true);
             end_lease(client);
-        } else {
-            balance(client);
         }
     }
     /* Whatever an idle client has left over is the beginning of a message that will not be
@@ -346,6 +375,7 @@ static void
 on_start(struct client *client)
 {
     client->lease.ops = &relay_ops;
+    session_start(client);
     client->follows_names = pool_policy(client->lease.side)->mode != POOL_SESSION &&
                             client->crowd->pool.settings->max_prepared_statements > 0;
 }
@@ -361,12 +391,15 @@ on_close(struct client *client)
     }
     bool is_session = pool_policy(client->lease.side)->mode == POOL_SESSION;
     bool is_impatient = !client->relay.is_leaving || client->stream.is_write_broken;
+    bool is_dirty = is_session || session_is_dirty(client);
+    lease->backend->duty.is_retired =
+        lease->backend->duty.is_retired || session_pins(client) & PIN_LOAD;
     stream_want_read(&lease->backend->stream, true);
     if (is_over(client, lease->backend)) {
-        lease_return(lease, is_session);
+        lease_return(lease, is_dirty);
         return;
     }
-    lease->backend->duty.is_dirty = lease->backend->duty.is_dirty || is_session;
+    lease->backend->duty.is_dirty = lease->backend->duty.is_dirty || is_dirty;
     lease_abandon(lease, client->relay.client_rest > 0, is_impatient);
 }
 

@@ -5,7 +5,9 @@
  */
 #include "client/rewrite.h"
 
+#include "client/session.h"
 #include "pool/pools.h"
+#include "wire/session.h"
 
 #include <string.h>
 
@@ -155,6 +157,8 @@ keep_unnamed(struct client *client, const uint8_t *body, size_t len)
 {
     struct unnamed *unnamed = &client->unnamed;
 
+    unnamed->is_suspect =
+        len == 0 || session_is_suspect((const char *)body, strlen((const char *)body));
     unnamed->serial = ++client->crowd->parses * 1024 + (uint64_t)client->crowd->pool.index;
     buf_clear(&unnamed->body);
     buf_add(&unnamed->body, body, len);
@@ -167,6 +171,14 @@ forget_unnamed(struct client *client)
     client->unnamed.serial = 0;
     buf_clear(&client->unnamed.body);
     client->lease.backend->prepared.unnamed = 0;
+}
+
+static const char *
+unnamed_text(const struct client *client)
+{
+    const struct buf *body = &client->unnamed.body;
+
+    return buf_len(body) > 0 ? (const char *)buf_head(body) : NULL;
 }
 
 static void
@@ -243,6 +255,8 @@ parse_new(struct client *client, struct rewrite *rewrite, const struct message *
     replies_mark(&backend->replies);
     struct name *name = names_add(&client->names, text, statement);
     name->settings_version = client->vars.version;
+    name->is_suspect = session_is_suspect(
+        statement_text(statement), strlen(statement_text(statement)));
     names_parse(&client->names, name, backend->replies.group, is_known);
     return REWRITE_DONE;
 }
@@ -263,7 +277,7 @@ take_parse(struct client *client, const struct message *message, size_t len,
         return REWRITE_BAD;
     }
     if (text[0] == '\0') {
-        keep_unnamed(client, reader.at, is_whole ? body_len : 0);
+        keep_unnamed(client, reader.at, is_whole && is_well_formed(reader) ? body_len : 0);
         client->lease.side->counts.server_parses++;
     }
     if (text[0] == '\0' || !is_whole || !is_well_formed(reader)) {
@@ -308,6 +322,10 @@ take_use(struct client *client, const struct message *message, const struct read
 
     if (text[0] == '\0') {
         provide_unnamed(client, rewrite->insert);
+        if (message->type == MSG_BIND && client->unnamed.serial != 0 &&
+            client->unnamed.is_suspect) {
+            session_note_suspect(client, unnamed_text(client));
+        }
         return forward_as_is(client, message);
     }
     switch (names_find(&client->names, text, replies->group, &name)) {
@@ -325,6 +343,9 @@ take_use(struct client *client, const struct message *message, const struct read
     struct statement *statement = refresh(client, name);
     if (!provide(client, statement, rewrite->insert)) {
         return REWRITE_WAIT;
+    }
+    if (message->type == MSG_BIND && name->is_suspect) {
+        session_note_suspect(client, statement_text(statement));
     }
     statement_name(statement, at_postgres);
     replace_name(rewrite, message, reader, at_postgres, before);

@@ -25,7 +25,8 @@ describe_busy(
     struct pool *pool, const struct outage *outage, int64_t now_us, struct fail *fail)
 {
     struct ledger_view view = ledger_look(&pool->ledger);
-    char oldest[64] = "";
+    char oldest[64] = "", pinned[32] = "";
+    int pins = atomic_load(&pool->pinned);
     char reason[300] = "";
 
     if (outage->oldest_lease_us > 0) {
@@ -35,8 +36,11 @@ describe_busy(
     if (outage->is_busy) {
         snprintf(reason, sizeof(reason), "; PostgreSQL: %.250s", outage->fail.text);
     }
-    fail_detail(fail, "pool %d/%d busy, %d waiting%s%s", view.total - view.idle, view.limit,
-        view.waiting, oldest, reason);
+    if (pins > 0) {
+        snprintf(pinned, sizeof(pinned), ", %d/%d pinned", pins, view.limit);
+    }
+    fail_detail(fail, "pool %d/%d busy%s, %d waiting%s%s", view.total - view.idle, view.limit,
+        pinned, view.waiting, oldest, reason);
 }
 
 int64_t

@@ -6,6 +6,7 @@
 #include "ops/gather.h"
 #include "pool/endpoint.h"
 #include "pool/pools.h"
+#include "pool/statements.h"
 
 #include <inttypes.h>
 
@@ -85,4 +86,30 @@ endpoints_visit_waiting(struct gather *gather, struct crowd *crowd)
             }
         }
     }
+}
+
+/* ---- prepared statements ---- */
+
+const struct message_column prepared_columns[PREPARED_COLUMNS] = {
+    TEXT("name"), INT4("users"), INT8("bytes"), TEXT("statement")};
+
+static void
+add_prepared(void *arg, const struct statement *statement)
+{
+    struct gather *gather = arg;
+    char name[STATEMENT_NAME_SIZE];
+    size_t row = gather_row(gather);
+
+    statement_name(statement, name);
+    gather_text(gather, name);
+    gather_int4(gather, atomic_load(&statement->refs));
+    gather_int8(gather, (int64_t)(sizeof(*statement) + statement->key_len));
+    gather_text(gather, statement_text(statement));
+    message_end(&gather->rows, row);
+}
+
+void
+prepared_finish(struct gather *gather)
+{
+    statements_each(pools_statements(daemon_pools(gather->daemon)), add_prepared, gather);
 }

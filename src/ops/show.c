@@ -383,6 +383,7 @@ static const struct show shows[] = {
     {"LISTS", COLUMNS(list_columns), gather_pools, finish_lists},
     {"MEM", COLUMNS(memory_columns), gather_pools, finish_memory},
     {"POOLS", COLUMNS(pool_columns), gather_pools, finish_pools},
+    {"PREPARED", prepared_columns, PREPARED_COLUMNS, NULL, prepared_finish},
     {"SERVERS", socket_columns, SOCKET_COLUMNS, sockets_visit_servers, NULL},
     {"STATE", COLUMNS(state_columns), NULL, finish_state},
     {"STATS", COLUMNS(stats_columns), gather_databases, finish_stats},

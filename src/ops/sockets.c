@@ -1,6 +1,7 @@
 /* Rows of connections. Called by ops/show through its table; reads clients and backends. */
 #include "ops/sockets.h"
 
+#include "client/session.h"
 #include "daemon/daemon.h"
 #include "ops/columns.h"
 #include "ops/gather.h"
@@ -15,7 +16,7 @@ const struct message_column socket_columns[SOCKET_COLUMNS] = {TEXT("type"), TEXT
     TEXT("local_addr"), INT4("local_port"), TEXT("connect_time"), TEXT("request_time"),
     INT4("wait"), INT4("wait_us"), INT4("close_needed"), TEXT("ptr"), TEXT("link"),
     INT4("remote_pid"), TEXT("tls"), TEXT("application_name"), INT4("prepared_statements"),
-    INT4("id"), INT4("worker")};
+    INT4("id"), INT4("worker"), TEXT("pinned"), INT4("pinned_s")};
 
 /* ---- addresses ---- */
 
@@ -76,6 +77,18 @@ peer_pid(const struct client *client)
     return client->identity.is_unix && colon != NULL ? strtol(colon + 1, NULL, 10) : 0;
 }
 
+/* Why a client keeps its backend beyond a transaction, and for how many seconds already. */
+static void
+add_pins(struct gather *gather, const struct client *client)
+{
+    int64_t since_us = client != NULL ? session_pinned_since(client) : 0;
+    char words[160];
+
+    session_pin_words(client != NULL ? session_pins(client) : 0, words, sizeof(words));
+    gather_text(gather, words);
+    gather_int4(gather, since_us > 0 ? (loop_clock_us() - since_us) / 1000000 : 0);
+}
+
 /* ---- clients ---- */
 
 static void
@@ -104,9 +117,10 @@ add_client(struct gather *gather, const struct client *client)
     gather_int4(gather, peer_pid(client));
     gather_text(gather, client->stream.ssl != NULL ? "TLS" : "");
     gather_text(gather, name != NULL ? name : "");
-    gather_int4(gather, 0);
+    gather_int4(gather, client->names.count);
     gather_int4(gather, (int64_t)client->id);
     gather_int4(gather, client->crowd->pool.index);
+    add_pins(gather, client);
     message_end(&gather->rows, row);
 }
 
@@ -125,14 +139,21 @@ sockets_visit_clients(struct gather *gather, struct crowd *crowd)
 
 /* ---- servers ---- */
 
-/* The client that holds it: leases are embedded in clients. */
-static uint64_t
-holder_id(const struct backend *backend)
+/* The client that holds it, or NULL: leases are embedded in clients. */
+static const struct client *
+holder_of(const struct backend *backend)
 {
     const char *lease = (const char *)backend->holder;
 
-    return lease != NULL ? ((const struct client *)(lease - offsetof(struct client, lease)))->id
-                         : 0;
+    return lease != NULL ? (const struct client *)(lease - offsetof(struct client, lease)) : NULL;
+}
+
+static uint64_t
+holder_id(const struct backend *backend)
+{
+    const struct client *client = holder_of(backend);
+
+    return client != NULL ? client->id : 0;
 }
 
 static void
@@ -161,9 +182,10 @@ add_backend(struct gather *gather, const struct backend *backend)
     gather_int4(gather, backend->pid);
     gather_text(gather, backend->stream.ssl != NULL ? "TLS" : "");
     gather_text(gather, name != NULL ? name : "");
-    gather_int4(gather, 0);
+    gather_int4(gather, backend->prepared.count);
     gather_int4(gather, (int64_t)backend->id);
     gather_int4(gather, backend->side->worker->index);
+    add_pins(gather, holder_of(backend));
     message_end(&gather->rows, row);
 }
 

@@ -11,7 +11,7 @@ struct gather;
 
 enum
 {
-    SOCKET_COLUMNS = 22
+    SOCKET_COLUMNS = 24
 };
 
 extern const struct message_column socket_columns[SOCKET_COLUMNS];

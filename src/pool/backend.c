@@ -104,6 +104,18 @@ backend_manages(const char *name)
     return false;
 }
 
+bool
+backend_reports(const struct backend *backend, const char *name)
+{
+    for (int i = 0; i < PARAMETERS; i++) {
+        if (strcasecmp(parameters[i].name, name) == 0) {
+            return parameters[i].is_managed &&
+                   PQparameterStatus(backend->conn, parameters[i].name) != NULL;
+        }
+    }
+    return false;
+}
+
 void
 backend_reported(const struct backend *backend, struct vars *reported)
 {

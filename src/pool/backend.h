@@ -137,6 +137,9 @@ void backend_loss(const struct backend *backend, struct fail *fail);
  * changeable). */
 bool backend_manages(const char *name);
 
+/* Whether its PostgreSQL reports this managed setting (search_path: since 18). */
+bool backend_reports(const struct backend *backend, const char *name);
+
 /* All ParameterStatus values libpq saw during login, for the welcome of clients. */
 void backend_reported(const struct backend *backend, struct vars *reported);
 

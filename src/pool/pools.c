@@ -72,6 +72,12 @@ pools_main_loop(struct pools *pools)
     return pools->main_loop;
 }
 
+void
+pool_count_pinned(struct pool *pool, int change)
+{
+    atomic_fetch_add(&pool->pinned, change);
+}
+
 struct statements *
 pools_statements(struct pools *pools)
 {

@@ -33,6 +33,7 @@ struct pool
         char *identity;            /* of the database's connection string */
     } shared;
     _Atomic int live; /* backends that can serve: logged in and not closing */
+    _Atomic int pinned; /* backends that clients keep beyond a transaction */
     struct pool_health health;   /* shared: atomics */
     unsigned holders;        /* the registry's mutex */
     int64_t unused_since_us; /* the registry's mutex */
@@ -51,6 +52,9 @@ void pools_free(struct pools **pools);
 
 /* The threads that dial and cancel. */
 struct helpers *pools_helpers(struct pools *pools);
+
+/* So many clients more (or less) keep a backend. Any thread. */
+void pool_count_pinned(struct pool *pool, int change);
 
 /* The prepared statements of all clients. */
 struct statements *pools_statements(struct pools *pools);

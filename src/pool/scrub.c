@@ -151,7 +151,7 @@ forget_extras(struct backend *backend)
     uint32_t cursor = 0;
 
     while (vars_next(&backend->vars, &cursor, &name, &value)) {
-        if (!backend_manages(name)) {
+        if (!backend_reports(backend, name)) {
             vars_remove(&backend->vars, name);
             cursor = 0;
         }

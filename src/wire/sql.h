@@ -10,8 +10,7 @@
  */
 #pragma once
 
-#include <stdbool.h>
-#include <stddef.h>
+#include "wire/token.h"
 
 enum sql_kind
 {
@@ -41,20 +40,10 @@ struct sql_statement
     size_t modes_len;  /* else, and if nothing does, "". Borrows */
 };
 
-struct sql_scanner
-{
-    const char *at, *end;
-    bool has_backslash_escapes; /* standard_conforming_strings is off: '\'' is one literal */
-};
-
 /* Whether text of that client_encoding (as the backend reports it) can be read at all: in some, a
  * byte of a multi-byte character looks like a letter, a backslash or a semicolon (documentation,
  * "Character Set Support": those that a server cannot use). Do not scan others. */
 bool sql_is_readable(const char *client_encoding);
-
-/* has_backslash_escapes is for when the server parsed the text. Who cannot know, because a request
- * in flight may have changed it, scans by both rules and takes the worse answer. */
-struct sql_scanner sql_over(const char *text, size_t len, bool has_backslash_escapes);
 
 /* The next statement that is not empty; false at the end. One that is not terminated (a string, a
  * comment, a parenthesis) or holds a zero byte is SQL_OTHER and all of the rest belongs to it. */

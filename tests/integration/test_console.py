@@ -21,7 +21,7 @@ SOCKETS = ("type user database replication state addr port local_addr local_port
 COUNTS = ("client_parse_count", "server_parse_count", "bind_count", "client_login_count")
 
 COLUMNS = {
-    "CLIENTS": f"{SOCKETS} worker",
+    "CLIENTS": f"{SOCKETS} worker pinned pinned_s",
     "CONFIG": "key value default changeable origin",
     "DATABASES": "name host port database force_user pool_size min_pool_size reserve_pool_size server_lifetime"
                  " pool_mode load_balance_hosts max_connections current_connections max_client_connections"
@@ -31,7 +31,8 @@ COLUMNS = {
     "POOLS": "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active"
              " sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode"
              " load_balance_hosts",
-    "SERVERS": f"{SOCKETS} worker",
+    "PREPARED": "name users bytes statement",
+    "SERVERS": f"{SOCKETS} worker pinned pinned_s",
     "STATE": "key value",
     "STATS": "database total_server_assignment_count total_xact_count total_query_count total_received total_sent"
              " total_xact_time total_query_time total_wait_time total_client_parse_count total_server_parse_count"
@@ -80,10 +81,15 @@ def change(pooler, old, new):
 
 # ---- SHOW
 
+def use_a_named_statement(wire):
+    wire.send_raw(w.parse("SELECT 1", "mine") + w.bind(name="mine") + w.execute() + w.sync())
+    assert w.kinds(wire.recv_until(b"Z")) == "12DCZ"
+
+
 @pytest.mark.parametrize("name", COLUMNS)
 def test_show_has_exactly_the_columns_of_pgbouncer_and_ours_behind(pooler, console, name):
     with pooler.wire() as wire:
-        wire.query("SELECT 1")
+        use_a_named_statement(wire)
         with console.cursor() as cursor:
             cursor.execute(f"SHOW {name}")
             assert [column.name for column in cursor.description] == COLUMNS[name].split()
@@ -96,7 +102,7 @@ def test_show_has_exactly_the_columns_of_pgbouncer_and_ours_behind(pooler, conso
 @pytest.mark.parametrize("name", COLUMNS)
 def test_show_answers_prepared_statements_of_psycopg_3(pooler, name, binary):
     with pooler.wire() as wire, psycopg.connect(pooler.url(db="pgkeel"), autocommit=True) as connection:
-        wire.query("SELECT 1")
+        use_a_named_statement(wire)
         for _ in range(7):
             cursor = connection.execute(f"SHOW {name}", prepare=True, binary=binary)
             assert [column.name for column in cursor.description] == COLUMNS[name].split()
