@@ -85,7 +85,6 @@ struct crowd
     struct slots tickets; /* owns; of clients, for posts */
     struct buf insert;    /* owns: what goes to a backend in front of a message; empty in between */
     struct buf rewritten; /* owns: what a read became; empty in between */
-    uint64_t parses;      /* of unnamed statements, so far */
     _Atomic int load;     /* shared: clients here, for whoever distributes them */
 };
 
@@ -146,7 +145,8 @@ struct relay_state
 struct unnamed
 {
     struct buf body; /* owns: what follows the name in its Parse; empty when it is not known */
-    uint64_t serial; /* unique; 0: there is none */
+    uint64_t backend; /* id of the one it was last made or dropped on */
+    bool exists;
     bool is_suspect; /* its text may leave something in the session */
 };
 
@@ -170,6 +170,7 @@ struct client
     struct vars startup;     /* owns: its settings at login, to which RESET goes back */
     struct session *session; /* owns, or NULL: nothing of it was left on a backend */
     bool watches_session;    /* that is looked after */
+    uint64_t drops_in_group; /* in which it bound DEALLOCATE ALL or DISCARD ALL; 0: none */
     bool follows_names;      /* prepared statements move with it from backend to backend */
     struct relay_state relay;
     struct cancel_key key;

@@ -21,35 +21,6 @@ registry(const struct client *client)
 
 /* ---- replies ---- */
 
-/* The plan of a statement in the oldest request gives other columns than before: nobody uses it any
- * more. */
-static void
-retire_statements(struct client *client)
-{
-    const struct held *held = &client->lease.backend->held;
-    const uint8_t *bytes = buf_head(&held->bytes);
-    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
-    struct message message;
-
-    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
-        struct reader reader = reader_over(message.body, message.body_len);
-        const char *text = "";
-        struct name *name;
-        if (message.type == MSG_BIND) {
-            reader_string(&reader); /* the portal */
-            text = reader_string(&reader);
-        } else if (message.type == MSG_DESCRIBE && reader_u8(&reader) == 'S') {
-            text = reader_string(&reader);
-        }
-        HASH_FIND_STR(client->names.all, text, name);
-        if (name != NULL) {
-            statement_retire(registry(client), name->statement);
-        }
-        bytes += message.len;
-        len -= message.len;
-    }
-}
-
 /* The error as it came, but for its primary text. */
 static void
 add_error_with_text(struct buf *buf, const struct message *message, const char *text)
@@ -83,25 +54,85 @@ explain_refusal(const struct change *change, const struct message *message, stru
     message_add_error(instead, "ERROR", &fail);
 }
 
+/* The name that a message uses, or NULL. */
+static struct name *
+name_in(const struct client *client, const struct message *message)
+{
+    struct reader reader = reader_over(message->body, message->body_len);
+    const char *text = "";
+    struct name *name;
+
+    if (message->type == MSG_BIND) {
+        reader_string(&reader); /* the portal */
+        text = reader_string(&reader);
+    } else if (message->type == MSG_DESCRIBE && reader_u8(&reader) == 'S') {
+        text = reader_string(&reader);
+    }
+    HASH_FIND_STR(client->names.all, text, name);
+    return name;
+}
+
+/* Calls fn with each name that the oldest request uses. */
+static void
+each_name(struct client *client, void (*fn)(struct client *, struct name *, void *), void *arg)
+{
+    const struct held *held = &client->lease.backend->held;
+    const uint8_t *bytes = buf_head(&held->bytes);
+    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
+    struct message message;
+
+    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+        struct name *name = name_in(client, &message);
+        if (name != NULL) {
+            fn(client, name, arg);
+        }
+        bytes += message.len;
+        len -= message.len;
+    }
+}
+
+struct search
+{
+    uint64_t id;
+    const char *text;
+};
+
+static void
+match(struct client *client, struct name *name, void *arg)
+{
+    struct search *search = arg;
+
+    (void)client;
+    search->text = name->statement->id == search->id ? name->text : search->text;
+}
+
 /* What the client calls the statement that is named at the beginning of this text, or NULL. */
 static const char *
-client_name(const struct client *client, const char *text)
+client_name(struct client *client, const char *text)
 {
-    struct name *name, *next;
     char *end;
-    uint64_t id = strtoull(text + sizeof(ours) - 1, &end, 10);
+    struct search search = {.id = strtoull(text + sizeof(ours) - 1, &end, 10)};
 
+    struct name *name, *next;
     HASH_ITER(hh, client->names.all, name, next) {
-        if (name->statement->id == id && *end == '"') {
-            return name->text;
+        match(client, name, &search);
+    }
+    for (unsigned i = 0; i < client->names.changes_count; i++) {
+        const struct change *change = &client->names.changes[i];
+        if (change->kind == CHANGE_CLOSE) {
+            match(client, change->name, &search);
+        }
+        HASH_ITER(hh, change->names, name, next) {
+            match(client, name, &search);
         }
     }
-    return NULL;
+    each_name(client, match, &search); /* of several, the one that was just used */
+    return *end == '"' ? search.text : NULL;
 }
 
 /* PostgreSQL speaks of a statement by our name for it. */
 static bool
-explain_name(const struct client *client, const struct message *message, const char *text,
+explain_name(struct client *client, const struct message *message, const char *text,
     struct buf *instead)
 {
     const char *at = strstr(text, ours);
@@ -119,6 +150,31 @@ explain_name(const struct client *client, const struct message *message, const c
     return true;
 }
 
+/* The plan of a statement in the oldest request gives other columns than before: nobody uses it any
+ * more. */
+static void
+retire(struct client *client, struct name *name, void *arg)
+{
+    (void)arg;
+    statement_retire(registry(client), name->statement);
+}
+
+/* Drops that are still on their way. */
+static void
+count_drops(struct client *client)
+{
+    const struct names *names = &client->names;
+    struct prepared *prepared = &client->lease.backend->prepared;
+
+    if (prepared->pending_drops == 0) {
+        return;
+    }
+    prepared->pending_drops = 0;
+    for (unsigned i = names->done; i < names->changes_count; i++) {
+        prepared->pending_drops += names->changes[i].kind == CHANGE_CLOSE_ALL;
+    }
+}
+
 static enum follow
 follow_error(struct client *client, const struct message *message,
     const struct follow_facts *reply, struct buf *instead)
@@ -133,16 +189,16 @@ follow_error(struct client *client, const struct message *message,
         strcmp(fields.sqlstate, "42P05") == 0) {
         explain_refusal(change, message, instead);
         is_explained = true;
-    } else {
-        is_explained = explain_name(client, message, fields.message, instead);
     }
     if (reply->was_marked && replies->marks == 0 && change != NULL) {
         change->has_failed = true; /* a Query: nothing is skipped, its end is still to come */
     }
     names_skipped(&client->names, registry(client), replies->marks);
+    count_drops(client);
+    is_explained = is_explained || explain_name(client, message, fields.message, instead);
     if (strcmp(fields.sqlstate, "0A000") == 0 &&
         strcmp(fields.routine, "RevalidateCachedQuery") == 0) {
-        retire_statements(client);
+        each_name(client, retire, NULL);
     }
     return is_explained ? FOLLOW_EXPLAINED : FOLLOW_NOTHING;
 }
@@ -162,7 +218,12 @@ follow_reply(struct client *client, const struct message *message,
         const struct change *change = names_next(names);
         ensure(change != NULL && replies->marks == 1);
         follow = change->is_token ? FOLLOW_PARSED : FOLLOW_NOTHING;
+        if (change->kind == CHANGE_PARSE && !change->is_token) {
+            prepared_confirm(
+                &client->lease.backend->prepared, change->name->statement);
+        }
         names_done(names, registry(client));
+        count_drops(client);
     }
     if (message->type == MSG_READY && names->done > 0 &&
         (names->changes[0].group < replies->answered ||

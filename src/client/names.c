@@ -122,6 +122,17 @@ names_close_all(struct names *names, uint64_t group)
     names->bytes = 0;
 }
 
+bool
+names_have_earlier(const struct names *names, uint64_t group)
+{
+    for (unsigned i = names->done; i < names->changes_count; i++) {
+        if (names->changes[i].group != group) {
+            return true;
+        }
+    }
+    return false;
+}
+
 struct change *
 names_next(const struct names *names)
 {
@@ -222,6 +233,9 @@ names_skipped(struct names *names, struct statements *statements, unsigned count
     unsigned first = names->done, rest = names->changes_count - first - count;
 
     ensure(first + count <= names->changes_count);
+    if (count == 0) {
+        return;
+    }
     for (unsigned i = first + count; i-- > first;) {
         settle_name(&names->changes[i]);
         undo(names, statements, &names->changes[i]);
@@ -236,6 +250,9 @@ names_commit(struct names *names, struct statements *statements)
 {
     unsigned rest = names->changes_count - names->done;
 
+    if (names->changes == NULL) {
+        return;
+    }
     for (unsigned i = 0; i < names->done; i++) {
         commit(statements, &names->changes[i]);
     }

@@ -81,12 +81,20 @@ struct name *names_add(struct names *names, const char *text, struct statement *
 void names_remove(
     struct names *names, struct statements *statements, struct name *name);
 
+enum
+{
+    NAMES_ALONE = 0 /* the group of a Query: what follows it is not skipped with it */
+};
+
 /* Changes, each for the request that was just marked. */
 void names_parse(struct names *names, struct name *name, uint64_t group, bool is_token);
 void names_refuse(
     struct names *names, enum refused refused, struct name *name, uint64_t group);
 void names_close(struct names *names, struct name *name, uint64_t group);
 void names_close_all(struct names *names, uint64_t group);
+
+/* Whether changes of earlier groups, or of Queries, are in flight. */
+bool names_have_earlier(const struct names *names, uint64_t group);
 
 /* The oldest change in flight, or NULL. */
 struct change *names_next(const struct names *names);

@@ -57,6 +57,7 @@ lease_begins(struct client *client)
     const char *chain = aborted_chain(client);
 
     client->lease.side->counts.assignments++;
+    client->lease.backend->prepared.pending_drops = 0;
     client->relay.was_served = false;
     bool is_prepared = params_apply(client);
     if (chain != NULL) {
@@ -273,9 +274,19 @@ breaks_statement_mode(struct client *client)
     return true;
 }
 
+/* One Sync more may be answered than is known: nobody else should meet that answer. */
+static bool
+is_unsure(const struct backend *backend)
+{
+    return backend->replies.credits > 0;
+}
+
 static void
 end_lease(struct client *client)
 {
+    struct backend *backend = client->lease.backend;
+
+    backend->duty.is_retired = backend->duty.is_retired || is_unsure(backend);
     lease_return(&client->lease, false);
     client_become(client, CLIENT_IDLE);
     stream_want_read(&client->stream, !client->relay.is_leaving);
@@ -393,7 +404,8 @@ on_close(struct client *client)
     bool is_impatient = !client->relay.is_leaving || client->stream.is_write_broken;
     bool is_dirty = is_session || session_is_dirty(client);
     lease->backend->duty.is_retired =
-        lease->backend->duty.is_retired || session_pins(client) & PIN_LOAD;
+        lease->backend->duty.is_retired || session_pins(client) & PIN_LOAD ||
+        is_unsure(lease->backend);
     stream_want_read(&lease->backend->stream, true);
     if (is_over(client, lease->backend)) {
         lease_return(lease, is_dirty);

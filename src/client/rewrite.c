@@ -5,88 +5,21 @@
  */
 #include "client/rewrite.h"
 
+#include "client/loss.h"
+#include "client/insert.h"
 #include "client/session.h"
+#include "client/unnamed.h"
 #include "pool/pools.h"
 #include "wire/session.h"
+#include "wire/sql.h"
 
+#include <stdio.h>
 #include <string.h>
-
-/* A name that is never in use for longer than a message. */
-static const char nothing[] = "pgkeel_";
 
 static struct statements *
 registry(const struct client *client)
 {
     return pools_statements(client->crowd->pool.pools);
-}
-
-/* ---- messages of our own ---- */
-
-static void
-add_close(struct client *client, struct buf *buf, const char *name)
-{
-    size_t begin = message_begin(buf, MSG_CLOSE);
-
-    buf_add_u8(buf, 'S');
-    buf_add_string(buf, name);
-    message_end(buf, begin);
-    replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_INSERTED);
-}
-
-static void
-write_parse(struct buf *buf, const char *name, const uint8_t *body, size_t len)
-{
-    size_t begin = message_begin(buf, MSG_PARSE);
-
-    buf_add_string(buf, name);
-    buf_add(buf, body, len);
-    message_end(buf, begin);
-}
-
-static void
-add_parse(struct client *client, struct buf *buf, const char *name, const uint8_t *body, size_t len)
-{
-    write_parse(buf, name, body, len);
-    replies_push(&client->lease.backend->replies, REPLY_PARSE, REPLY_INSERTED);
-    client->lease.side->counts.server_parses++;
-}
-
-/* The client's own message with another name in it: everything up to the end of the name is
- * replaced. before: what comes in front of the name. */
-static void
-replace_name(struct rewrite *rewrite, const struct message *message, const struct reader *reader,
-    const char *name, size_t before)
-{
-    struct buf *buf = rewrite->insert;
-    size_t head = (size_t)(reader->at - message->body);
-    size_t size = strlen(name) + 1;
-
-    buf_add_u8(buf, message->type);
-    buf_add_u32(buf, (uint32_t)(message->len - 1 - head + before + size));
-    buf_add(buf, message->body, before);
-    buf_add(buf, name, size);
-    rewrite->skip = MESSAGE_HEADER + head;
-}
-
-/* The client's message is answered by a Close of nothing in its place. */
-static void
-replace_by_close(struct client *client, struct rewrite *rewrite, const struct message *message)
-{
-    size_t begin = message_begin(rewrite->insert, MSG_CLOSE);
-
-    buf_add_u8(rewrite->insert, 'S');
-    buf_add_string(rewrite->insert, nothing);
-    message_end(rewrite->insert, begin);
-    rewrite->skip = message->len;
-    replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_FOR_CLIENT);
-}
-
-/* Nothing but perhaps the name is changed. */
-static enum rewrite_result
-forward_as_is(struct client *client, const struct message *message)
-{
-    return replies_sent(&client->lease.backend->replies, message->type) ? REWRITE_DONE
-                                                                        : REWRITE_BAD;
 }
 
 /* ---- what the backend has ---- */
@@ -102,7 +35,7 @@ trim(struct client *client, struct buf *buf)
     while (!backend->replies.is_open && backend->prepared.count > 0 &&
            backend->prepared.count >= most) {
         prepared_drop_oldest(&backend->prepared, registry(client), name);
-        add_close(client, buf, name);
+        insert_close(client, buf, name);
     }
 }
 
@@ -126,8 +59,8 @@ provide(struct client *client, struct statement *statement, struct buf *buf)
     const uint8_t *body = statement_body(statement, &len);
     statement_name(statement, name);
     trim(client, buf);
-    add_close(client, buf, name);
-    add_parse(client, buf, name, body, len);
+    insert_close(client, buf, name);
+    insert_parse(client, buf, name, body, len);
     prepared_add(&backend->prepared, statement, backend->replies.group);
     return true;
 }
@@ -138,6 +71,10 @@ refresh(struct client *client, struct name *name)
 {
     size_t len;
 
+    /* In a failed transaction another one could not be prepared. */
+    if (client->lease.backend->replies.status == 'E') {
+        return name->statement;
+    }
     if (name->settings_version == client->vars.version &&
         !atomic_load_explicit(&name->statement->is_stale, memory_order_relaxed)) {
         return name->statement;
@@ -150,51 +87,161 @@ refresh(struct client *client, struct name *name)
     return fresh;
 }
 
-/* ---- the unnamed statement ---- */
+/* ---- DEALLOCATE, DISCARD ALL ---- */
+
+/* What a text says about prepared statements. */
+struct dealing
+{
+    unsigned marks;
+    unsigned names;
+    char name[SESSION_NAME_SIZE * 2];
+};
 
 static void
-keep_unnamed(struct client *client, const uint8_t *body, size_t len)
+note_dealing(void *arg, const char *name, bool is_statement)
 {
-    struct unnamed *unnamed = &client->unnamed;
+    struct dealing *dealing = arg;
 
-    unnamed->is_suspect =
-        len == 0 || session_is_suspect((const char *)body, strlen((const char *)body));
-    unnamed->serial = ++client->crowd->parses * 1024 + (uint64_t)client->crowd->pool.index;
-    buf_clear(&unnamed->body);
-    buf_add(&unnamed->body, body, len);
-    client->lease.backend->prepared.unnamed = unnamed->serial;
-}
-
-static void
-forget_unnamed(struct client *client)
-{
-    client->unnamed.serial = 0;
-    buf_clear(&client->unnamed.body);
-    client->lease.backend->prepared.unnamed = 0;
-}
-
-static const char *
-unnamed_text(const struct client *client)
-{
-    const struct buf *body = &client->unnamed.body;
-
-    return buf_len(body) > 0 ? (const char *)buf_head(body) : NULL;
-}
-
-static void
-provide_unnamed(struct client *client, struct buf *buf)
-{
-    struct prepared *prepared = &client->lease.backend->prepared;
-    const struct unnamed *unnamed = &client->unnamed;
-
-    if (unnamed->serial != 0 && prepared->unnamed == unnamed->serial) {
-        return;
+    if (is_statement) {
+        dealing->names++;
+        snprintf(dealing->name, sizeof(dealing->name), "%s", name);
     }
-    prepared->unnamed = unnamed->serial;
-    if (unnamed->serial != 0 && buf_len(&unnamed->body) > 0) {
-        add_parse(client, buf, "", buf_head(&unnamed->body), buf_len(&unnamed->body));
-    } else {
-        add_close(client, buf, ""); /* another client's must not answer for it */
+}
+
+static struct dealing
+read_dealing(struct client *client, const char *text)
+{
+    struct dealing dealing = {0};
+
+    if (session_is_suspect(text, strlen(text))) {
+        dealing.marks = session_read(
+            text, strlen(text), loss_has_backslash_escapes(client), note_dealing, &dealing);
+    }
+    return dealing;
+}
+
+/* Everything that is prepared goes, with the request that was just pushed. */
+static void
+drop_all(struct client *client, uint64_t group)
+{
+    struct backend *backend = client->lease.backend;
+
+    replies_mark(&backend->replies);
+    names_close_all(&client->names, group);
+    backend->prepared.pending_drops++;
+}
+
+/* The name that a text of nothing but DEALLOCATE <name> is about, if the client has it. False:
+ * wait. */
+static bool
+find_deallocated(struct client *client, const char *text, struct name **out)
+{
+    struct dealing dealing = read_dealing(client, text);
+    struct sql_scanner scanner = sql_over(text, strlen(text), false);
+    struct sql_statement statement;
+
+    *out = NULL;
+    if (!(dealing.marks & SESSION_DEALLOCATES) || dealing.names != 1 ||
+        !sql_next(&scanner, &statement) || sql_next(&scanner, &statement)) {
+        return true;
+    }
+    return names_find(&client->names, dealing.name, client->lease.backend->replies.group, out) !=
+           NAME_UNSURE;
+}
+
+/* PostgreSQL deallocates something in its place: the tag and the errors are the same. */
+static void
+add_victim(struct client *client, struct buf *buf)
+{
+    static const uint8_t empty[] = {0, 0, 0};
+
+    insert_close(client, buf, insert_placeholder);
+    insert_parse(client, buf, insert_placeholder, empty, sizeof(empty));
+}
+
+static const char deallocate[] = "DEALLOCATE \"pgkeel_\"";
+
+static enum rewrite_result
+take_query(struct client *client, const struct message *message, size_t len,
+    struct rewrite *rewrite)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    struct reader reader = reader_over(message->body, message->body_len);
+    const char *text = message_is_complete(message, len) ? reader_string(&reader) : "";
+    struct name *name;
+
+    bool drops_all = read_dealing(client, text).marks & SESSION_DEALLOCATES_ALL;
+    if (!find_deallocated(client, text, &name) ||
+        (drops_all && names_have_earlier(&client->names, replies->group))) {
+        return REWRITE_WAIT;
+    }
+    unnamed_forget(client);
+    if (name != NULL) {
+        /* Not where it would end what an error has begun to skip. */
+        bool is_alone = replies_is_empty(replies) && !replies->is_open;
+        add_victim(client, rewrite->insert);
+        if (is_alone) {
+            message_add_simple(rewrite->insert, MSG_SYNC);
+            replies_push(replies, REPLY_SYNC, REPLY_INSERTED);
+        }
+        message_add_query(rewrite->insert, deallocate);
+        rewrite->skip = message->len;
+        replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
+        replies_mark(replies);
+        names_close(&client->names, name, NAMES_ALONE);
+        return REWRITE_DONE;
+    }
+    replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
+    if (drops_all) {
+        drop_all(client, NAMES_ALONE);
+    }
+    return REWRITE_DONE;
+}
+
+/* An unnamed Parse of DEALLOCATE <name>. */
+static enum rewrite_result
+parse_deallocate(struct client *client, const struct message *message, struct name *name,
+    struct rewrite *rewrite)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    uint8_t body[sizeof(deallocate) + 2] = {0};
+
+    memcpy(body, deallocate, sizeof(deallocate));
+    add_victim(client, rewrite->insert);
+    insert_write_parse(rewrite->insert, "", body, sizeof(body));
+    unnamed_keep(client, body, sizeof(body));
+    rewrite->skip = message->len;
+    replies_push(replies, REPLY_PARSE, REPLY_FOR_CLIENT);
+    replies_mark(replies);
+    names_close(&client->names, name, replies->group);
+    return REWRITE_DONE;
+}
+
+/* An Execute, behind a Bind of what drops everything. */
+static enum rewrite_result
+take_execute(struct client *client, const struct message *message)
+{
+    uint64_t group = client->lease.backend->replies.group;
+    bool drops = client->drops_in_group == group;
+
+    if (drops && names_have_earlier(&client->names, group)) {
+        return REWRITE_WAIT;
+    }
+    client->drops_in_group = 0;
+    enum rewrite_result result = insert_none(client, message);
+    if (drops) {
+        drop_all(client, group);
+    }
+    return result;
+}
+
+/* A Bind of this text. */
+static void
+note_bind(struct client *client, const char *text)
+{
+    session_note_suspect(client, text);
+    if (text != NULL && read_dealing(client, text).marks & SESSION_DEALLOCATES_ALL) {
+        client->drops_in_group = client->lease.backend->replies.group;
     }
 }
 
@@ -206,9 +253,9 @@ static void
 provoke_error(struct client *client, struct rewrite *rewrite, const struct message *message,
     const uint8_t *body, size_t len)
 {
-    add_close(client, rewrite->insert, nothing);
-    add_parse(client, rewrite->insert, nothing, body, len);
-    write_parse(rewrite->insert, nothing, body, len);
+    insert_close(client, rewrite->insert, insert_placeholder);
+    insert_parse(client, rewrite->insert, insert_placeholder, body, len);
+    insert_write_parse(rewrite->insert, insert_placeholder, body, len);
     rewrite->skip = message->len;
     replies_push(&client->lease.backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
 }
@@ -220,6 +267,15 @@ is_well_formed(struct reader reader)
     uint16_t types = reader_u16(&reader);
     reader_bytes(&reader, (size_t)types * 4);
     return reader_is_done(&reader);
+}
+
+/* Where a transaction may have failed, PostgreSQL itself must say what it makes of a Parse. It
+ * cannot have while all that is unanswered is a group that began outside of one: an error would
+ * skip the rest. */
+static bool
+can_skip_parse(const struct replies *replies)
+{
+    return replies->status == 'I' && replies->count <= replies->opened;
 }
 
 /* A Parse of a name that is free. */
@@ -239,14 +295,20 @@ parse_new(struct client *client, struct rewrite *rewrite, const struct message *
         statement_release(registry(client), statement);
         return REWRITE_WAIT;
     case PREPARED_HERE:
-        is_known = true;
-        replace_by_close(client, rewrite, message);
+        is_known = can_skip_parse(&backend->replies);
+        if (is_known) {
+            insert_nothing(client, rewrite, message);
+        } else {
+            insert_close(client, rewrite->insert, insert_placeholder);
+            insert_name(rewrite, message, &reader, insert_placeholder, 0);
+            replies_push(&backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
+        }
         break;
     case PREPARED_MISSING:
         statement_name(statement, at_postgres);
         trim(client, rewrite->insert);
-        add_close(client, rewrite->insert, at_postgres);
-        replace_name(rewrite, message, &reader, at_postgres, 0);
+        insert_close(client, rewrite->insert, at_postgres);
+        insert_name(rewrite, message, &reader, at_postgres, 0);
         replies_push(&backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
         prepared_add(&backend->prepared, statement, backend->replies.group);
         client->lease.side->counts.server_parses++;
@@ -259,6 +321,26 @@ parse_new(struct client *client, struct rewrite *rewrite, const struct message *
         statement_text(statement), strlen(statement_text(statement)));
     names_parse(&client->names, name, backend->replies.group, is_known);
     return REWRITE_DONE;
+}
+
+/* reader: behind the name; NULL when the message is not here as a whole. */
+static enum rewrite_result
+parse_unnamed(struct client *client, const struct message *message, const struct reader *reader,
+    struct rewrite *rewrite)
+{
+    if (reader == NULL || !is_well_formed(*reader)) {
+        unnamed_keep(client, NULL, 0);
+        return insert_none(client, message);
+    }
+    struct name *name;
+    if (!find_deallocated(client, (const char *)reader->at, &name)) {
+        return REWRITE_WAIT;
+    }
+    if (name != NULL) {
+        return parse_deallocate(client, message, name, rewrite);
+    }
+    unnamed_keep(client, reader->at, reader_left(reader));
+    return insert_none(client, message);
 }
 
 static enum rewrite_result
@@ -277,11 +359,11 @@ take_parse(struct client *client, const struct message *message, size_t len,
         return REWRITE_BAD;
     }
     if (text[0] == '\0') {
-        keep_unnamed(client, reader.at, is_whole && is_well_formed(reader) ? body_len : 0);
         client->lease.side->counts.server_parses++;
+        return parse_unnamed(client, message, is_whole ? &reader : NULL, rewrite);
     }
-    if (text[0] == '\0' || !is_whole || !is_well_formed(reader)) {
-        return forward_as_is(client, message);
+    if (!is_whole || !is_well_formed(reader)) {
+        return insert_none(client, message);
     }
     switch (names_find(&client->names, text, replies->group, &name)) {
     case NAME_UNSURE:
@@ -321,12 +403,11 @@ take_use(struct client *client, const struct message *message, const struct read
     struct name *name;
 
     if (text[0] == '\0') {
-        provide_unnamed(client, rewrite->insert);
-        if (message->type == MSG_BIND && client->unnamed.serial != 0 &&
-            client->unnamed.is_suspect) {
-            session_note_suspect(client, unnamed_text(client));
+        unnamed_provide(client, rewrite->insert);
+        if (message->type == MSG_BIND && client->unnamed.exists && client->unnamed.is_suspect) {
+            note_bind(client, unnamed_text(client));
         }
-        return forward_as_is(client, message);
+        return insert_none(client, message);
     }
     switch (names_find(&client->names, text, replies->group, &name)) {
     case NAME_UNSURE:
@@ -334,9 +415,9 @@ take_use(struct client *client, const struct message *message, const struct read
     case NAME_FREE:
         /* PostgreSQL says that there is none; another client's must not answer for it. */
         if (statement_is_reserved(text)) {
-            replace_name(rewrite, message, reader, nothing, before);
+            insert_name(rewrite, message, reader, insert_placeholder, before);
         }
-        return forward_as_is(client, message);
+        return insert_none(client, message);
     case NAME_KNOWN:
         break;
     }
@@ -345,11 +426,11 @@ take_use(struct client *client, const struct message *message, const struct read
         return REWRITE_WAIT;
     }
     if (message->type == MSG_BIND && name->is_suspect) {
-        session_note_suspect(client, statement_text(statement));
+        note_bind(client, statement_text(statement));
     }
     statement_name(statement, at_postgres);
-    replace_name(rewrite, message, reader, at_postgres, before);
-    return forward_as_is(client, message);
+    insert_name(rewrite, message, reader, at_postgres, before);
+    return insert_none(client, message);
 }
 
 static enum rewrite_result
@@ -360,22 +441,22 @@ take_close(struct client *client, const struct message *message, const char *tex
     struct name *name;
 
     if (text[0] == '\0') {
-        forget_unnamed(client);
-        return forward_as_is(client, message);
+        unnamed_forget(client);
+        return insert_none(client, message);
     }
     switch (names_find(&client->names, text, replies->group, &name)) {
     case NAME_UNSURE:
         return REWRITE_WAIT;
     case NAME_FREE:
         if (!statement_is_reserved(text)) {
-            return forward_as_is(client, message);
+            return insert_none(client, message);
         }
-        replace_by_close(client, rewrite, message);
+        insert_nothing(client, rewrite, message);
         return REWRITE_DONE;
     case NAME_KNOWN:
         break;
     }
-    replace_by_close(client, rewrite, message);
+    insert_nothing(client, rewrite, message);
     replies_mark(replies);
     names_close(&client->names, name, replies->group);
     return REWRITE_DONE;
@@ -397,7 +478,7 @@ take_described(struct client *client, const struct message *message, size_t len,
         return REWRITE_BAD;
     }
     if (kind != 'S' || reader.is_bad) {
-        return forward_as_is(client, message);
+        return insert_none(client, message);
     }
     if (message->type == MSG_CLOSE) {
         return take_close(client, message, text, rewrite);
@@ -413,14 +494,15 @@ rewrite_take(
 
     /* PostgreSQL will not look at it. */
     if (replies->is_skipping) {
-        return forward_as_is(client, message);
+        return insert_none(client, message);
     }
     switch (message->type) {
     case MSG_PARSE:
         return take_parse(client, message, len, rewrite);
     case MSG_QUERY:
-        forget_unnamed(client);
-        return forward_as_is(client, message);
+        return take_query(client, message, len, rewrite);
+    case MSG_EXECUTE:
+        return take_execute(client, message);
     default:
         return take_described(client, message, len, rewrite);
     }

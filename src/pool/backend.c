@@ -148,6 +148,7 @@ backend_new(struct pg_conn *conn, struct fail *fail)
     backend->pid = PQbackendPID(conn);
     backend->state = BACKEND_MOVING;
     prepared_init(&backend->prepared);
+    backend->replies.group = backend->replies.answered = 1;
     backend->opened_us = loop_clock_us();
     backend_reported(backend, &reported);
     while (vars_next(&reported, &cursor, &name, &value)) {
@@ -430,7 +431,7 @@ backend_send_query(struct backend *backend, const char *sql)
     struct buf buf = {0};
 
     message_add_query(&buf, sql);
-    backend->prepared.unnamed = 0;
+    backend->prepared.unnamed_owner = 0;
     replies_push(&backend->replies, REPLY_QUERY, REPLY_FOR_US);
     stream_write(&backend->stream, buf_head(&buf), buf_len(&buf));
     buf_deinit(&buf);

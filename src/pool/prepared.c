@@ -43,10 +43,10 @@ prepared_find(struct prepared *prepared, const struct statement *statement, uint
 {
     struct prepared_entry *entry = entry_of(prepared, statement);
 
-    if (entry == NULL) {
+    if (entry == NULL || prepared->pending_drops > 0) {
         return PREPARED_MISSING;
     }
-    if (entry->group != group && entry->group >= answered) {
+    if (entry->group != PREPARED_CERTAIN && entry->group != group && entry->group >= answered) {
         return PREPARED_UNSURE;
     }
     TAILQ_REMOVE(&prepared->by_use, entry, link);
@@ -57,8 +57,13 @@ prepared_find(struct prepared *prepared, const struct statement *statement, uint
 void
 prepared_add(struct prepared *prepared, struct statement *statement, uint64_t group)
 {
-    struct prepared_entry *entry = mem_new(sizeof(*entry));
+    struct prepared_entry *entry = entry_of(prepared, statement);
 
+    if (entry != NULL) {
+        entry->group = group;
+        return;
+    }
+    entry = mem_new(sizeof(*entry));
     entry->id = statement->id;
     entry->group = group;
     entry->statement = statement_hold(statement);
@@ -68,11 +73,23 @@ prepared_add(struct prepared *prepared, struct statement *statement, uint64_t gr
 }
 
 void
+prepared_confirm(struct prepared *prepared, const struct statement *statement)
+{
+    struct prepared_entry *entry = entry_of(prepared, statement);
+
+    if (entry != NULL) {
+        entry->group = PREPARED_CERTAIN;
+    }
+}
+
+void
 prepared_group_failed(struct prepared *prepared, struct statements *statements, uint64_t group)
 {
     struct prepared_entry *entry, *next;
 
-    prepared->unnamed = 0;
+    if (prepared->unnamed_group == group) {
+        prepared->unnamed_owner = 0;
+    }
     HASH_ITER(hh, prepared->by_id, entry, next) {
         if (entry->group == group) {
             drop(prepared, statements, entry);
@@ -105,7 +122,7 @@ prepared_drop_all(struct prepared *prepared, struct statements *statements)
 {
     struct prepared_entry *entry, *next;
 
-    prepared->unnamed = 0;
+    prepared->unnamed_owner = 0;
     HASH_ITER(hh, prepared->by_id, entry, next) {
         drop(prepared, statements, entry);
     }

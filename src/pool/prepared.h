@@ -22,7 +22,9 @@ struct prepared
     struct prepared_entry *by_id; /* own */
     struct prepared_list by_use;  /* the longest unused first */
     unsigned count;
-    uint64_t unnamed; /* serial of the Parse that made the unnamed statement; 0: not known */
+    unsigned pending_drops; /* requests on their way that may drop everything */
+    uint64_t unnamed_owner; /* the client that made (or dropped) the unnamed one; 0: not known */
+    uint64_t unnamed_group; /* in which it began to be its */
 };
 
 enum prepared_state
@@ -30,6 +32,11 @@ enum prepared_state
     PREPARED_MISSING,
     PREPARED_HERE,
     PREPARED_UNSURE, /* its group is not answered yet: wait for that */
+};
+
+enum
+{
+    PREPARED_CERTAIN = 0 /* stands for a group that was answered long ago: they count from 1 */
 };
 
 void prepared_init(struct prepared *prepared);
@@ -40,6 +47,9 @@ enum prepared_state prepared_find(struct prepared *prepared, const struct statem
 
 /* Its Parse is being sent in this group. */
 void prepared_add(struct prepared *prepared, struct statement *statement, uint64_t group);
+
+/* Its Parse was answered. */
+void prepared_confirm(struct prepared *prepared, const struct statement *statement);
 
 /* An error made PostgreSQL skip the rest of this group: what it prepared is not certain. */
 void prepared_group_failed(

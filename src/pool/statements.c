@@ -51,7 +51,24 @@ statements_free(struct statements **pointer)
     *pointer = NULL;
 }
 
-/* Settings without the one that never changes what a text means. */
+/* Settings that never change what a text means; nor do those with a dot, which extensions and
+ * applications make. */
+static bool
+is_irrelevant(const char *name)
+{
+    static const char *const names[] = {"application_name", "bytea_output", "client_min_messages",
+        "extra_float_digits", "idle_in_transaction_session_timeout", "idle_session_timeout",
+        "lock_timeout", "maintenance_work_mem", "statement_timeout", "transaction_timeout",
+        "work_mem"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcasecmp(name, names[i]) == 0) {
+            return true;
+        }
+    }
+    return strchr(name, '.') != NULL;
+}
+
 static size_t
 add_settings(const struct vars *settings, uint8_t *to)
 {
@@ -60,7 +77,7 @@ add_settings(const struct vars *settings, uint8_t *to)
     size_t len = 0;
 
     while (vars_next(settings, &cursor, &name, &value)) {
-        if (strcasecmp(name, "application_name") == 0) {
+        if (is_irrelevant(name)) {
             continue;
         }
         size_t pair = strlen(name) + 1 + strlen(value) + 1;

@@ -61,7 +61,7 @@ append(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
 }
 
 static void
-pop(struct replies *replies)
+drop_head(struct replies *replies)
 {
     enum reply_kind kind = kind_at(replies, 0);
 
@@ -71,14 +71,29 @@ pop(struct replies *replies)
     replies->count--;
 }
 
+/* What has no reply never waits at the head. */
+static void
+pop(struct replies *replies)
+{
+    drop_head(replies);
+    replies->has_answered = false;
+    while (replies->count > 0 && kind_at(replies, 0) >= REPLY_COPY_DATA) {
+        drop_head(replies);
+    }
+}
+
 void
 replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner owner)
 {
-    replies->group += kind == REPLY_SYNC;
     if (kind == REPLY_SYNC && replies->copy == COPY_IN) {
+        if (!replies->has_data) {
+            return; /* read and ignored: what PostgreSQL waits for is still to come */
+        }
         kind = REPLY_STRAY_SYNC;
     }
+    replies->group += kind == REPLY_SYNC || kind == REPLY_STRAY_SYNC;
     replies->is_open = kind <= REPLY_EXECUTE;
+    replies->opened = replies->is_open ? replies->opened + 1 : 0;
     /* After an error PostgreSQL discards everything up to the next Sync, Query included. */
     if (replies->is_skipping && kind != REPLY_SYNC) {
         return;
@@ -104,7 +119,8 @@ replies_is_marked(const struct replies *replies)
 enum
 {
     ANSWER_NONE = 0x20,
-    ANSWER_COPY_END = 0x21,
+    ANSWER_COPY_DATA = 0x21,
+    ANSWER_COPY_END = 0x22,
     ANSWER_FORBIDDEN = 0
 };
 
@@ -118,7 +134,7 @@ static const uint8_t answers[256] = {
     [MSG_QUERY] = REPLY_QUERY + 1,
     [MSG_FUNCTION_CALL] = REPLY_FUNCTION + 1,
     [MSG_FLUSH] = ANSWER_NONE,
-    [MSG_COPY_DATA] = ANSWER_NONE,
+    [MSG_COPY_DATA] = ANSWER_COPY_DATA,
     [MSG_COPY_DONE] = ANSWER_COPY_END,
     [MSG_COPY_FAIL] = ANSWER_COPY_END,
 };
@@ -129,6 +145,19 @@ replies_may_send(uint8_t type)
     return answers[type] != ANSWER_FORBIDDEN;
 }
 
+/* Data of a COPY, or their end: perhaps before it is known whether PostgreSQL wants them. */
+static void
+note_copy(struct replies *replies, enum reply_kind kind)
+{
+    if (replies->copy == COPY_IN) {
+        replies->has_data = true;
+        replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
+    } else if (replies->copy == COPY_NONE && !replies->is_skipping && replies->count > 0 &&
+               kind_at(replies, replies->count - 1) != kind) {
+        append(replies, kind, REPLY_FOR_CLIENT);
+    }
+}
+
 bool
 replies_sent(struct replies *replies, uint8_t type)
 {
@@ -137,8 +166,8 @@ replies_sent(struct replies *replies, uint8_t type)
     if (answer == ANSWER_FORBIDDEN) {
         return false;
     }
-    if (answer == ANSWER_COPY_END && replies->copy == COPY_IN) {
-        replies->copy = COPY_ENDS;
+    if (answer == ANSWER_COPY_DATA || answer == ANSWER_COPY_END) {
+        note_copy(replies, answer == ANSWER_COPY_END ? REPLY_COPY_END : REPLY_COPY_DATA);
     }
     if (answer < ANSWER_NONE) {
         replies_push(replies, (enum reply_kind)(answer - 1), REPLY_FOR_CLIENT);
@@ -187,21 +216,51 @@ static const struct expectation
     [MSG_PARAMETER_STATUS] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
 };
 
-/* Drops the Syncs directly behind the head: PostgreSQL reads and ignores them while it waits for
- * data. */
+/* Takes out the entry behind so many. */
 static void
-drop_syncs_behind_head(struct replies *replies, unsigned kinds)
+remove_at(struct replies *replies, uint32_t at)
 {
-    uint8_t head = *entry(replies, 0);
+    replies->answered += kind_at(replies, at) == REPLY_SYNC ||
+                         kind_at(replies, at) == REPLY_STRAY_SYNC;
+    for (uint32_t i = at; i + 1 < replies->count; i++) {
+        *entry(replies, i) = *entry(replies, i + 1);
+    }
+    replies->count--;
+}
+
+/* A COPY from the client began. PostgreSQL reads what was sent behind it up to the end of the data:
+ * Syncs in front of them are ignored, those among them are unless the COPY fails before. */
+static void
+begin_copy(struct replies *replies)
+{
+    replies->copy = COPY_IN;
+    replies->has_data = false;
+    for (uint32_t i = 1; i < replies->count && replies->copy == COPY_IN;) {
+        enum reply_kind kind = kind_at(replies, i);
+        if (kind == REPLY_SYNC && replies->has_data) {
+            *entry(replies, i) = (uint8_t)((*entry(replies, i) & ~KIND_MASK) | REPLY_STRAY_SYNC);
+            i++;
+        } else if (kind == REPLY_SYNC || kind == REPLY_COPY_DATA || kind == REPLY_COPY_END) {
+            replies->has_data = replies->has_data || kind != REPLY_SYNC;
+            replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
+            remove_at(replies, i);
+        } else {
+            break;
+        }
+    }
+}
+
+/* The Syncs among the data, directly behind the head; returns how many. */
+static uint32_t
+drop_strays(struct replies *replies)
+{
     uint32_t dropped = 0;
 
-    while (replies->count > dropped + 1 && kinds & ON(kind_at(replies, dropped + 1))) {
+    while (replies->count > 1 && kind_at(replies, 1) == REPLY_STRAY_SYNC) {
+        remove_at(replies, 1);
         dropped++;
     }
-    replies->head = (replies->head + dropped) & (replies->size - 1);
-    replies->count -= dropped;
-    replies->answered += dropped;
-    *entry(replies, 0) = head;
+    return dropped;
 }
 
 /* An error skips to the Sync of its request; the Query and FunctionCall protocols end by
@@ -218,6 +277,7 @@ skip_to_sync(struct replies *replies)
         }
         replies->skipped +=
             kind_at(replies, 0) == REPLY_QUERY || kind_at(replies, 0) == REPLY_FUNCTION;
+        replies->credits += kind_at(replies, 0) == REPLY_STRAY_SYNC;
         pop(replies);
     }
     replies->is_skipping = replies->count == 0;
@@ -228,8 +288,7 @@ follow_copy(struct replies *replies, uint8_t type)
 {
     switch (type) {
     case MSG_COPY_IN:
-        replies->copy = COPY_IN;
-        drop_syncs_behind_head(replies, ON(REPLY_SYNC));
+        begin_copy(replies);
         break;
     case MSG_COPY_OUT:
         replies->copy = COPY_OUT;
@@ -239,7 +298,7 @@ follow_copy(struct replies *replies, uint8_t type)
         break;
     case MSG_COMMAND_COMPLETE:
         if (replies->copy == COPY_ENDS || replies->copy == COPY_IN) {
-            drop_syncs_behind_head(replies, ON(REPLY_STRAY_SYNC));
+            drop_strays(replies);
         }
         replies->copy = COPY_NONE;
         break;
@@ -264,7 +323,7 @@ take_error(struct replies *replies)
         replies->failures++;
         skip_to_sync(replies);
     } else if (was_copy) {
-        drop_syncs_behind_head(replies, ON(REPLY_STRAY_SYNC));
+        replies->credits += drop_strays(replies);
     }
 }
 
@@ -294,6 +353,28 @@ follow(struct replies *replies, const struct message *message)
     }
 }
 
+static bool
+is_status(const struct message *message)
+{
+    return message->body_len == 1 && memchr("ITE", message->body[0], 3) != NULL;
+}
+
+/* A ReadyForQuery that nothing waits for may be for a Sync among the data of a COPY that failed. */
+static bool
+use_credit(struct replies *replies, const struct message *message)
+{
+    unsigned ready = expectations[MSG_READY].answers & ~ON(REPLY_QUERY) & ~ON(REPLY_FUNCTION);
+    bool is_awaited = replies->count > 0 &&
+                      (replies->has_answered || ready & ON(kind_at(replies, 0)));
+
+    if (replies->credits == 0 || is_awaited || !is_status(message)) {
+        return false;
+    }
+    replies->credits--;
+    replies->status = (char)message->body[0];
+    return true;
+}
+
 enum reply_verdict
 replies_take(struct replies *replies, const struct message *message)
 {
@@ -302,6 +383,9 @@ replies_take(struct replies *replies, const struct message *message)
                     message->type == MSG_PARAMETER_STATUS;
 
     replies->marks = 0;
+    if (message->type == MSG_READY && use_credit(replies, message)) {
+        return REPLY_FORWARD;
+    }
     if (replies->count == 0) {
         return is_async ? REPLY_FORWARD : REPLY_UNEXPECTED;
     }
@@ -313,11 +397,12 @@ replies_take(struct replies *replies, const struct message *message)
         return REPLY_UNEXPECTED;
     }
     if (message->type == MSG_READY) {
-        if (message->body_len != 1 || memchr("ITE", message->body[0], 3) == NULL) {
+        if (!is_status(message)) {
             return REPLY_UNEXPECTED;
         }
         replies->status = (char)message->body[0];
     }
+    replies->has_answered = replies->has_answered || !is_async;
     follow(replies, message);
     if (expected->completes & head) {
         pop(replies);

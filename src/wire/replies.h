@@ -21,7 +21,9 @@ enum reply_kind
     REPLY_SYNC,
     REPLY_QUERY,
     REPLY_FUNCTION,
-    REPLY_STRAY_SYNC, /* sent during COPY IN: only answered if the COPY has failed by then */
+    REPLY_STRAY_SYNC, /* sent behind data of a COPY: only answered if the COPY has failed by then */
+    REPLY_COPY_DATA,  /* no reply: here data were sent before it was known whether a COPY runs */
+    REPLY_COPY_END,   /* the same of CopyDone or CopyFail */
 };
 
 enum reply_owner
@@ -55,7 +57,11 @@ struct replies
     uint32_t count;
     bool is_skipping; /* an error came, and its Sync was not sent yet */
     bool is_open;     /* extended messages were sent, and their Sync was not yet */
+    uint32_t opened;  /* so many of them since the last Sync, Query or FunctionCall */
     enum copy_state copy;
+    bool has_data;     /* of the COPY IN that runs, some was sent */
+    bool has_answered; /* something came for the head */
+    uint32_t credits;  /* Syncs among the data of a COPY that failed: perhaps they are answered */
     char status;    /* of the last ReadyForQuery: 'I', 'T', 'E'; 0 before the first */
     bool is_broken; /* an error came for one of our own requests since replies_watch() */
     uint32_t skipped; /* Queries and FunctionCalls that the last error made PostgreSQL skip */

@@ -57,6 +57,18 @@ static const struct conversation
     {"<E!", false},
     {">Q <1!", false},
     {">Q <2!", false},
+    /* The same, sent before it was known that PostgreSQL wants data. */
+    {">Q d c S Q <G C Z Z C Z", true},
+    {">Q d d f S Q <G E Z Z C Z", true},
+    {">Q S d c Q <G C Z C Z", true},
+    {">P B E S d d c S <1 2 G C Z", true},
+    {">P B E S d d c S <1 2 E Z Z", true},
+    {">Q d S c Q <G C Z C Z", true},
+    {">Q d S c S Q <G E Z Z C Z", true},   /* the first Sync was ignored ... */
+    {">Q d S c S Q <G E Z Z Z C Z", true}, /* ... or not */
+    {">Q d c Q <E Z C Z", true},
+    {">Q d c Q <C Z C Z", true},
+    {">Q <G >S d c <C Z", true},
     {">Q <3!", false},
     {">Q <n!", false},
     {">Q <t!", false},

@@ -1,0 +1,74 @@
+/* Messages of our own among a client's. Called by client/rewrite and client/unnamed. */
+#include "client/insert.h"
+
+#include <string.h>
+
+const char insert_placeholder[] = "pgkeel_";
+
+void
+insert_close(struct client *client, struct buf *buf, const char *name)
+{
+    size_t begin = message_begin(buf, MSG_CLOSE);
+
+    buf_add_u8(buf, 'S');
+    buf_add_string(buf, name);
+    message_end(buf, begin);
+    replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_INSERTED);
+}
+
+void
+insert_write_parse(struct buf *buf, const char *name, const uint8_t *body, size_t len)
+{
+    size_t begin = message_begin(buf, MSG_PARSE);
+
+    buf_add_string(buf, name);
+    buf_add(buf, body, len);
+    message_end(buf, begin);
+}
+
+void
+insert_parse(
+    struct client *client, struct buf *buf, const char *name, const uint8_t *body, size_t len)
+{
+    insert_write_parse(buf, name, body, len);
+    replies_push(&client->lease.backend->replies, REPLY_PARSE, REPLY_INSERTED);
+    client->lease.side->counts.server_parses++;
+}
+
+/* The client's own message with another name in it: everything up to the end of the name is
+ * replaced. before: what comes in front of the name. */
+void
+insert_name(struct rewrite *rewrite, const struct message *message, const struct reader *reader,
+    const char *name, size_t before)
+{
+    struct buf *buf = rewrite->insert;
+    size_t head = (size_t)(reader->at - message->body);
+    size_t size = strlen(name) + 1;
+
+    buf_add_u8(buf, message->type);
+    buf_add_u32(buf, (uint32_t)(message->len - 1 - head + before + size));
+    buf_add(buf, message->body, before);
+    buf_add(buf, name, size);
+    rewrite->skip = MESSAGE_HEADER + head;
+}
+
+/* The client's message is answered by a Close of nothing in its place. */
+void
+insert_nothing(struct client *client, struct rewrite *rewrite, const struct message *message)
+{
+    size_t begin = message_begin(rewrite->insert, MSG_CLOSE);
+
+    buf_add_u8(rewrite->insert, 'S');
+    buf_add_string(rewrite->insert, insert_placeholder);
+    message_end(rewrite->insert, begin);
+    rewrite->skip = message->len;
+    replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_FOR_CLIENT);
+}
+
+/* Nothing but perhaps the name is changed. */
+enum rewrite_result
+insert_none(struct client *client, const struct message *message)
+{
+    return replies_sent(&client->lease.backend->replies, message->type) ? REWRITE_DONE
+                                                                        : REWRITE_BAD;
+}
