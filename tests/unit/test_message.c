@@ -149,18 +149,18 @@ test_parse_error(void **state)
     } rows[] = {
 #define BODY(text) text, sizeof(text) - 1
         {BODY("SFEHLER\0VERROR\0C40001\0Mm\0Dd\0Hh\0Fa.c\0L12\0Rr\0\0"), true,
-            {"ERROR", "40001", "m", "d", "h"}},
-        {BODY("VFATAL\0SFATAL\0C57P01\0Mgone\0\0"), true, {"FATAL", "57P01", "gone", "", ""}},
-        {BODY("SFATAL\0Mold server\0\0"), true, {"FATAL", "", "old server", "", ""}},
-        {BODY("\0"), true, {"", "", "", "", ""}},
+            {"ERROR", "40001", "m", "d", "h", "r"}},
+        {BODY("VFATAL\0SFATAL\0C57P01\0Mgone\0\0"), true, {"FATAL", "57P01", "gone", "", "", ""}},
+        {BODY("SFATAL\0Mold server\0\0"), true, {"FATAL", "", "old server", "", "", ""}},
+        {BODY("\0"), true, {"", "", "", "", "", ""}},
         /* hostile: nothing at all, no terminator, no zero byte, twice, behind the terminator */
-        {BODY(""), false, {"", "", "", "", ""}},
-        {BODY("VERROR\0"), false, {"ERROR", "", "", "", ""}},
-        {BODY("VERROR\0C400"), false, {"ERROR", "", "", "", ""}},
-        {BODY("V"), false, {"", "", "", "", ""}},
-        {BODY("VERROR\0VFATAL\0Ma\0Mb\0\0"), true, {"ERROR", "", "a", "", ""}},
-        {BODY("VERROR\0\0C40001\0"), false, {"ERROR", "", "", "", ""}},
-        {BODY("V\0C\0M\0D\0H\0S\0\0"), true, {"", "", "", "", ""}},
+        {BODY(""), false, {"", "", "", "", "", ""}},
+        {BODY("VERROR\0"), false, {"ERROR", "", "", "", "", ""}},
+        {BODY("VERROR\0C400"), false, {"ERROR", "", "", "", "", ""}},
+        {BODY("V"), false, {"", "", "", "", "", ""}},
+        {BODY("VERROR\0VFATAL\0Ma\0Mb\0\0"), true, {"ERROR", "", "a", "", "", ""}},
+        {BODY("VERROR\0\0C40001\0"), false, {"ERROR", "", "", "", "", ""}},
+        {BODY("V\0C\0M\0D\0H\0S\0\0"), true, {"", "", "", "", "", ""}},
 #undef BODY
     };
 
@@ -174,6 +174,7 @@ test_parse_error(void **state)
         assert_string_equal(fields.message, rows[i].fields.message);
         assert_string_equal(fields.detail, rows[i].fields.detail);
         assert_string_equal(fields.hint, rows[i].fields.hint);
+        assert_string_equal(fields.routine, rows[i].fields.routine);
         free(body);
     }
 }
@@ -192,7 +193,7 @@ test_error_to_fail(void **state)
 
     (void)state;
     for (size_t i = 0; i < COUNT(states); i++) {
-        struct error_fields fields = {"ERROR", states[i].given, "why", "more", "do"};
+        struct error_fields fields = {"ERROR", states[i].given, "why", "more", "do", ""};
         assert_false(message_error_to_fail(&fields, &fail));
         assert_string_equal(fail.sqlstate, states[i].sqlstate);
         assert_string_equal(fail.text, "why");
@@ -203,12 +204,12 @@ test_error_to_fail(void **state)
     for (size_t i = 1; i + 2 < sizeof(long_text); i += 2) {
         memcpy(long_text + i, "\xc3\xa4", 3);
     }
-    struct error_fields fields = {"ERROR", "22000", long_text, long_text + 1, ""};
+    struct error_fields fields = {"ERROR", "22000", long_text, long_text + 1, "", ""};
     message_error_to_fail(&fields, &fail);
     assert_int_equal(strlen(fail.text) % 2, 1);
     assert_int_equal(strlen(fail.detail) % 2, 0);
     assert_true(strlen(fail.text) >= sizeof(fail.text) - 2);
-    struct error_fields empty = {"", "", "", "", ""};
+    struct error_fields empty = {"", "", "", "", "", ""};
     message_error_to_fail(&empty, &fail);
     assert_true(fail.text[0] != '\0');
 }
@@ -312,7 +313,7 @@ test_error_there_and_back(void **state)
     assert_int_equal(message.len, buf_len(&buf));
     buf_clear(&buf);
 
-    struct error_fields full = {"ERROR", "42601", "m", NULL, "h"};
+    struct error_fields full = {"ERROR", "42601", "m", NULL, "h", ""};
     message_add_fields(&buf, MSG_ERROR, &full);
     CHECK(buf, "E\0\0\0\40SERROR\0VERROR\0C42601\0Mm\0Hh\0\0");
     buf_deinit(&buf);
