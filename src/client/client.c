@@ -66,6 +66,8 @@ static const struct
     [CLIENT_CLOSED] = {"closed", 0, NO_LIMIT, NULL},
 };
 
+struct baggage baggage_none;
+
 const char *
 client_state_name(enum client_state state)
 {
@@ -190,6 +192,7 @@ client_open(struct crowd *crowd, const struct accepted *accepted)
     struct client *client = mem_new(sizeof(*client));
 
     client->crowd = crowd;
+    client->baggage = &baggage_none;
     client->id = atomic_fetch_add(&crowd->crowds->next_id, 1) + 1;
     client->ticket = slots_add(&crowd->tickets, client);
     client->identity.is_unix = accepted->is_unix;
@@ -213,6 +216,26 @@ client_send(struct client *client, struct buf *buf)
     buf_deinit(buf);
 }
 
+struct baggage *
+client_baggage(struct client *client)
+{
+    if (client->baggage == &baggage_none) {
+        client->baggage = mem_new(sizeof(*client->baggage));
+    }
+    return client->baggage;
+}
+
+static void
+free_baggage(struct client *client)
+{
+    if (client->baggage != &baggage_none) {
+        follow_end(client);
+        vars_deinit(&client->baggage->startup);
+        free(client->baggage);
+        client->baggage = &baggage_none;
+    }
+}
+
 static void
 free_now(void *arg)
 {
@@ -224,8 +247,7 @@ free_now(void *arg)
     vars_deinit(&client->vars);
     loss_forget(client);
     aborted_end(client);
-    follow_end(client);
-    vars_deinit(&client->startup);
+    free_baggage(client);
     free(client->identity.user);
     free(client->identity.peer);
     free(client->identity.database);

@@ -150,12 +150,26 @@ struct unnamed
     bool is_suspect; /* its text may leave something in the session */
 };
 
+/* What a client has prepared and set. Most clients have nothing, and idle ones are many. */
+struct baggage
+{
+    struct names names; /* owns: its prepared statements */
+    struct unnamed unnamed;
+    uint64_t drops_in_group; /* in which it bound DEALLOCATE ALL or DISCARD ALL; 0: none */
+    struct vars startup;     /* owns: its settings at login; empty until one changes */
+    struct session *session; /* owns, or NULL: nothing of it was left on a backend */
+};
+
+extern struct baggage baggage_none; /* empty for ever */
+
 struct client
 {
     struct stream stream;
     struct crowd *crowd;      /* borrows */
     TAILQ_ENTRY(client) link; /* the list of its state */
     enum client_state state;
+    bool follows_names;   /* its prepared statements move with it from backend to backend */
+    bool watches_session; /* what it leaves in its session is looked after */
     struct deadline deadline; /* of the state */
     uint64_t id, ticket;
     int64_t connected_us, state_since_us;
@@ -165,13 +179,7 @@ struct client
     void *handler_data; /* the handler's */
     struct lease lease; /* its side is NULL before it has a pool */
     struct vars vars;   /* owns: the settings this session wants */
-    struct names names;     /* owns: its prepared statements */
-    struct unnamed unnamed;
-    struct vars startup;     /* owns: its settings at login, to which RESET goes back */
-    struct session *session; /* owns, or NULL: nothing of it was left on a backend */
-    bool watches_session;    /* that is looked after */
-    uint64_t drops_in_group; /* in which it bound DEALLOCATE ALL or DISCARD ALL; 0: none */
-    bool follows_names;      /* prepared statements move with it from backend to backend */
+    struct baggage *baggage; /* owns, or borrows `baggage_none` */
     struct relay_state relay;
     struct cancel_key key;
 };
@@ -187,6 +195,9 @@ void client_open(struct crowd *crowd, const struct accepted *accepted);
 /* The only assignment of state; checks that it is legal, restarts the deadline, moves between
  * lists. */
 void client_become(struct client *client, enum client_state state);
+
+/* The client's own baggage, made when it has none: before anything is put into it. */
+struct baggage *client_baggage(struct client *client);
 
 /* Writes what was built and frees it. */
 void client_send(struct client *client, struct buf *buf);

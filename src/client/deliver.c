@@ -136,7 +136,7 @@ judge(struct passage *passage, struct client *client, struct message *message, b
     }
     struct follow_facts reply = {is_whole, replies_is_marked(&backend->replies)};
     enum reply_verdict verdict = backend_take(backend, message);
-    if (client->names.changes_count > 0 || message->type == MSG_ERROR) {
+    if (client->baggage->names.changes_count > 0 || message->type == MSG_ERROR) {
         follow_names(passage, client, message, &reply);
     }
     if (verdict != REPLY_FORWARD) {
@@ -151,6 +151,7 @@ judge(struct passage *passage, struct client *client, struct message *message, b
     if (message->type == MSG_PARAMETER_STATUS && is_whole &&
         backend_note_parameter(backend, message, &name, &value)) {
         loss_note_setting(client);
+        session_note_setting(client);
         vars_put(&client->vars, name, value);
     }
     if (message->type == MSG_READY && before == 'I' && backend->replies.status == 'T') {
@@ -198,7 +199,7 @@ is_last_word(struct client *client, const struct message *message, bool is_whole
         *fail = *backend->last_fail;
         return true;
     }
-    return loss_is_demotion(client, message, fail);
+    return loss_is_refusal(client, message, fail);
 }
 
 /* The answer to a cancel request of ours: the client is told which limit was over instead. */
@@ -304,6 +305,8 @@ pass_on(struct client *client, uint8_t *data, size_t len, struct fail *fail)
             client, passage.span, has_answers ? (size_t)(passage.reply - passage.span) : 0);
         backend->held.is_withheld = passage.data > passage.reply;
         backend->held.seen |= passage.seen & (SEEN_ANYTHING | SEEN_COMPLETED);
+        /* For who drains a backend that lives. */
+        stream_keep(&backend->stream, passage.data, (size_t)(passage.end - passage.data));
         return false;
     }
     finish_passage(&passage, client);

@@ -49,7 +49,9 @@ evidence_gather(struct evidence *evidence, struct client *client, const struct f
     evidence->common |= is_fatal && is_abort(backend->last_fail->sqlstate) ? FACT_ABORT : 0;
     /* It did not keep to the protocol, or gave another answer than before: no third try. */
     evidence->common |= strcmp(cause->sqlstate, "08P01") == 0 ? FACT_WORN_OUT : 0;
-    evidence->common |= !is_fatal && strcmp(cause->sqlstate, "25006") == 0 ? FACT_READ_ONLY : 0;
+    bool is_refused =
+        strcmp(cause->sqlstate, "25006") == 0 || strcmp(cause->sqlstate, "0A000") == 0;
+    evidence->common |= !is_fatal && is_refused ? FACT_REFUSED : 0;
 }
 
 struct held_walk

@@ -21,6 +21,31 @@ registry(const struct client *client)
 
 /* ---- replies ---- */
 
+bool
+follow_is_stale_plan(const struct error_fields *fields)
+{
+    return strcmp(fields->sqlstate, "0A000") == 0 &&
+           strcmp(fields->routine, "RevalidateCachedQuery") == 0;
+}
+
+bool
+follow_is_described(const struct client *client)
+{
+    const struct held *held = &client->lease.backend->held;
+    const uint8_t *bytes = buf_head(&held->bytes);
+    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
+    struct message message;
+
+    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+        if (message.type == MSG_DESCRIBE && message.body_len > 0 && message.body[0] == 'P') {
+            return true;
+        }
+        bytes += message.len;
+        len -= message.len;
+    }
+    return false;
+}
+
 /* The error as it came, but for its primary text. */
 static void
 add_error_with_text(struct buf *buf, const struct message *message, const char *text)
@@ -68,7 +93,7 @@ name_in(const struct client *client, const struct message *message)
     } else if (message->type == MSG_DESCRIBE && reader_u8(&reader) == 'S') {
         text = reader_string(&reader);
     }
-    HASH_FIND_STR(client->names.all, text, name);
+    HASH_FIND_STR(client->baggage->names.all, text, name);
     return name;
 }
 
@@ -114,11 +139,11 @@ client_name(struct client *client, const char *text)
     struct search search = {.id = strtoull(text + sizeof(ours) - 1, &end, 10)};
 
     struct name *name, *next;
-    HASH_ITER(hh, client->names.all, name, next) {
+    HASH_ITER(hh, client->baggage->names.all, name, next) {
         match(client, name, &search);
     }
-    for (unsigned i = 0; i < client->names.changes_count; i++) {
-        const struct change *change = &client->names.changes[i];
+    for (unsigned i = 0; i < client->baggage->names.changes_count; i++) {
+        const struct change *change = &client->baggage->names.changes[i];
         if (change->kind == CHANGE_CLOSE) {
             match(client, change->name, &search);
         }
@@ -163,7 +188,7 @@ retire(struct client *client, struct name *name, void *arg)
 static void
 count_drops(struct client *client)
 {
-    const struct names *names = &client->names;
+    const struct names *names = &client->baggage->names;
     struct prepared *prepared = &client->lease.backend->prepared;
 
     if (prepared->pending_drops == 0) {
@@ -175,12 +200,18 @@ count_drops(struct client *client)
     }
 }
 
+void
+follow_retire(struct client *client)
+{
+    each_name(client, retire, NULL);
+}
+
 static enum follow
 follow_error(struct client *client, const struct message *message,
     const struct follow_facts *reply, struct buf *instead)
 {
     struct replies *replies = &client->lease.backend->replies;
-    struct change *change = names_next(&client->names);
+    struct change *change = names_next(&client->baggage->names);
     struct error_fields fields;
     bool is_explained = false;
 
@@ -193,12 +224,11 @@ follow_error(struct client *client, const struct message *message,
     if (reply->was_marked && replies->marks == 0 && change != NULL) {
         change->has_failed = true; /* a Query: nothing is skipped, its end is still to come */
     }
-    names_skipped(&client->names, registry(client), replies->marks);
+    names_skipped(&client->baggage->names, registry(client), replies->marks);
     count_drops(client);
     is_explained = is_explained || explain_name(client, message, fields.message, instead);
-    if (strcmp(fields.sqlstate, "0A000") == 0 &&
-        strcmp(fields.routine, "RevalidateCachedQuery") == 0) {
-        each_name(client, retire, NULL);
+    if (follow_is_stale_plan(&fields)) {
+        follow_retire(client);
     }
     return is_explained ? FOLLOW_EXPLAINED : FOLLOW_NOTHING;
 }
@@ -208,7 +238,7 @@ follow_reply(struct client *client, const struct message *message,
     const struct follow_facts *reply, struct buf *instead)
 {
     struct replies *replies = &client->lease.backend->replies;
-    struct names *names = &client->names;
+    struct names *names = &client->baggage->names;
     enum follow follow = FOLLOW_NOTHING;
 
     if (message->type == MSG_ERROR) {
@@ -239,7 +269,7 @@ const char *
 follow_text(void *arg, const char *text)
 {
     struct client *client = arg;
-    const struct names *names = &client->names;
+    const struct names *names = &client->baggage->names;
     struct name *name;
 
     for (unsigned i = 0; i < names->changes_count; i++) {
@@ -256,8 +286,8 @@ follow_text(void *arg, const char *text)
 void
 follow_lost(struct client *client, bool resends)
 {
-    if (client->names.changes_count > 0) {
-        names_lost(&client->names, registry(client), !resends);
+    if (client->baggage->names.changes_count > 0) {
+        names_lost(&client->baggage->names, registry(client), !resends);
     }
 }
 
@@ -266,17 +296,17 @@ follow_close(struct client *client, const char *text)
 {
     struct name *name;
 
-    HASH_FIND_STR(client->names.all, text, name);
+    HASH_FIND_STR(client->baggage->names.all, text, name);
     if (name != NULL) {
-        names_remove(&client->names, registry(client), name);
+        names_remove(&client->baggage->names, registry(client), name);
     }
 }
 
 void
 follow_end(struct client *client)
 {
-    if (client->names.all != NULL || client->names.changes_count > 0) {
-        names_deinit(&client->names, registry(client));
+    if (client->baggage->names.all != NULL || client->baggage->names.changes_count > 0) {
+        names_deinit(&client->baggage->names, registry(client));
     }
-    buf_deinit(&client->unnamed.body);
+    buf_deinit(&client->baggage->unnamed.body);
 }

@@ -24,6 +24,15 @@ enum follow
 enum follow follow_reply(struct client *client, const struct message *message,
     const struct follow_facts *reply, struct buf *instead);
 
+/* Whether an error says that a prepared statement would give other columns than before. */
+bool follow_is_stale_plan(const struct error_fields *fields);
+
+/* Whether the oldest request asks for the columns of what it runs: the client learns new ones. */
+bool follow_is_described(const struct client *client);
+
+/* The statements that the oldest request uses are prepared anew by whoever uses them next. */
+void follow_retire(struct client *client);
+
 /* The text of the statement that the client calls so, or NULL when that is not certain. */
 const char *follow_text(void *client, const char *name);
 

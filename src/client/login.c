@@ -197,6 +197,9 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     if (!params_collect(startup, login->settings, &login->wanted, fail)) {
         return false;
     }
+    if (login->settings->application_name_add_host) {
+        params_add_host(&login->wanted, client->identity.peer);
+    }
     startup_add_negotiation(startup, &buf);
     client_send(client, &buf);
     login->method = choose_method(client, login->settings);

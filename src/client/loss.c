@@ -21,6 +21,10 @@
 
 #include <inttypes.h>
 
+/* SQLSTATEs of refusals that another try, or backend, does not meet. */
+#define READ_ONLY "25006"
+#define STALE_PLAN "0A000"
+
 /* What an open request or transaction would undo, and what a moved request was told. */
 struct loss
 {
@@ -500,12 +504,17 @@ loss_take(struct client *client, const struct fail *fail)
         client_close(client, &cause);
         return;
     }
-    if (backend->last_fail == NULL && strcmp(cause.sqlstate, "25006") == 0) {
-        health_demoted(backend, "25006");
+    bool is_stale_plan = backend->last_fail == NULL && strcmp(cause.sqlstate, STALE_PLAN) == 0;
+    if (backend->last_fail == NULL && strcmp(cause.sqlstate, READ_ONLY) == 0) {
+        health_demoted(backend, READ_ONLY);
     }
     evidence_gather(&evidence, client, &cause);
     struct retry_verdict verdict = retry_judge(evidence_transaction(&evidence), evidence.level);
-    lease_discard(&client->lease, &cause);
+    if (is_stale_plan) {
+        lease_abandon(&client->lease, false, false); /* nothing else is wrong with it */
+    } else {
+        lease_discard(&client->lease, &cause);
+    }
     if (verdict.deed != DEED_CLOSE && verdict.deed != DEED_CLOSE_UNKNOWN) {
         session_end(client); /* what is sent again is noted again */
     }
@@ -517,26 +526,39 @@ loss_take(struct client *client, const struct fail *fail)
     held_deinit(&evidence.held);
 }
 
-bool
-loss_is_demotion(struct client *client, const struct message *message, struct fail *fail)
+/* Only a request that is alone can leave a backend that lives: what is behind it would run. */
+static bool
+can_leave(const struct client *client)
 {
     const struct backend *backend = client->lease.backend;
     const struct held *held = &backend->held;
-    struct error_fields fields;
 
-    /* Only a request that is alone can leave a backend that lives: what is behind it would run. */
-    if (!pool_policy(client->lease.side)->is_read_write || held->count != 1 || held->is_blind ||
-        backend->replies.status != 'I' || client->relay.is_cancelled) {
+    if (held->count != 1 || held->is_blind || backend->replies.status != 'I' ||
+        client->relay.is_cancelled) {
         return false;
     }
     const struct held_request *request = held_at(held, 0);
-    if (!request->is_whole || request->is_lost || request->times > 0 || held->seen & SEEN_ROWS ||
-        client->crowd->pool.settings->transparent_retry < RETRY_ABORTED) {
+    return request->is_whole && !request->is_lost && request->times == 0 &&
+           !(held->seen & SEEN_ROWS) &&
+           client->crowd->pool.settings->transparent_retry >= RETRY_ABORTED;
+}
+
+bool
+loss_is_refusal(struct client *client, const struct message *message, struct fail *fail)
+{
+    struct error_fields fields;
+
+    if (!can_leave(client)) {
         return false;
     }
     message_parse_error(message->body, message->body_len, &fields);
-    if (strcmp(fields.sqlstate, "25006") != 0) {
+    bool is_demotion = pool_policy(client->lease.side)->is_read_write &&
+                       strcmp(fields.sqlstate, READ_ONLY) == 0;
+    if (!is_demotion && !(follow_is_stale_plan(&fields) && follow_is_described(client))) {
         return false;
+    }
+    if (!is_demotion) {
+        follow_retire(client);
     }
     message_error_to_fail(&fields, fail);
     return true;

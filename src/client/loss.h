@@ -11,9 +11,10 @@
 /* The backend of the client's lease is lost; the lease is over when this returns. */
 void loss_take(struct client *client, const struct fail *fail);
 
-/* Whether this ERROR says that a backend of a read-write pool may not write any more and the
- * request can go to another one; then *fail is the reason for loss_take(). */
-bool loss_is_demotion(struct client *client, const struct message *message, struct fail *fail);
+/* Whether this ERROR says that a backend of a read-write pool may not write any more, or that a
+ * plan it keeps is out of date, and the request can be sent again; then *fail is the reason for
+ * loss_take(). */
+bool loss_is_refusal(struct client *client, const struct message *message, struct fail *fail);
 
 /* The first message of a request is about to be forwarded to a new backend: what the client was
  * told of it by the old one comes along. */

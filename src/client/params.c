@@ -42,6 +42,18 @@ params_collect(const struct startup *startup, const struct settings *settings, s
     return true;
 }
 
+void
+params_add_host(struct vars *wanted, const char *peer)
+{
+    const char *name = vars_find(wanted, "application_name");
+    struct buf buf = {0};
+
+    buf_print(&buf, "%s - %s", name != NULL ? name : "app", peer);
+    buf_add_u8(&buf, 0);
+    vars_put(wanted, "application_name", (const char *)buf_head(&buf));
+    buf_deinit(&buf);
+}
+
 /* PostgreSQL keeps printable ASCII as it is. */
 static bool
 is_plain_text(const char *value)

@@ -13,6 +13,9 @@ struct startup;
 must_check bool params_collect(const struct startup *startup, const struct settings *settings,
     struct vars *wanted, struct fail *fail);
 
+/* application_name becomes "name - peer", "app - peer" where there is none. */
+void params_add_host(struct vars *wanted, const char *peer);
+
 /* Makes client->vars from what PostgreSQL reported and what the client wants. True when a backend
  * must be asked: it may refuse a value, or know it under another name. */
 bool params_start(struct client *client, const struct vars *reported, const struct vars *wanted);

@@ -127,7 +127,7 @@ drop_all(struct client *client, uint64_t group)
     struct backend *backend = client->lease.backend;
 
     replies_mark(&backend->replies);
-    names_close_all(&client->names, group);
+    names_close_all(&client_baggage(client)->names, group);
     backend->prepared.pending_drops++;
 }
 
@@ -145,8 +145,8 @@ find_deallocated(struct client *client, const char *text, struct name **out)
         !sql_next(&scanner, &statement) || sql_next(&scanner, &statement)) {
         return true;
     }
-    return names_find(&client->names, dealing.name, client->lease.backend->replies.group, out) !=
-           NAME_UNSURE;
+    uint64_t group = client->lease.backend->replies.group;
+    return names_find(&client->baggage->names, dealing.name, group, out) != NAME_UNSURE;
 }
 
 /* PostgreSQL deallocates something in its place: the tag and the errors are the same. */
@@ -161,6 +161,20 @@ add_victim(struct client *client, struct buf *buf)
 
 static const char deallocate[] = "DEALLOCATE \"pgkeel_\"";
 
+/* The first currval() or lastval() of a client that is not pinned yet, outside of a transaction:
+ * the value of whoever had this backend before must not be taken for its own. PostgreSQL says that
+ * there is none, and from now on there will be. */
+static void
+discard_sequences(struct client *client, unsigned marks, struct buf *buf)
+{
+    struct replies *replies = &client->lease.backend->replies;
+
+    if (marks & SESSION_SEQUENCES && session_pins(client) == 0 && replies_is_settled(replies)) {
+        message_add_query(buf, "DISCARD SEQUENCES");
+        replies_push(replies, REPLY_QUERY, REPLY_INSERTED);
+    }
+}
+
 static enum rewrite_result
 take_query(struct client *client, const struct message *message, size_t len,
     struct rewrite *rewrite)
@@ -170,12 +184,14 @@ take_query(struct client *client, const struct message *message, size_t len,
     const char *text = message_is_complete(message, len) ? reader_string(&reader) : "";
     struct name *name;
 
-    bool drops_all = read_dealing(client, text).marks & SESSION_DEALLOCATES_ALL;
+    struct dealing dealing = read_dealing(client, text);
+    bool drops_all = dealing.marks & SESSION_DEALLOCATES_ALL;
     if (!find_deallocated(client, text, &name) ||
-        (drops_all && names_have_earlier(&client->names, replies->group))) {
+        (drops_all && names_have_earlier(&client->baggage->names, replies->group))) {
         return REWRITE_WAIT;
     }
     unnamed_forget(client);
+    discard_sequences(client, dealing.marks, rewrite->insert);
     if (name != NULL) {
         /* Not where it would end what an error has begun to skip. */
         bool is_alone = replies_is_empty(replies) && !replies->is_open;
@@ -188,7 +204,7 @@ take_query(struct client *client, const struct message *message, size_t len,
         rewrite->skip = message->len;
         replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
         replies_mark(replies);
-        names_close(&client->names, name, NAMES_ALONE);
+        names_close(&client->baggage->names, name, NAMES_ALONE);
         return REWRITE_DONE;
     }
     replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
@@ -213,7 +229,7 @@ parse_deallocate(struct client *client, const struct message *message, struct na
     rewrite->skip = message->len;
     replies_push(replies, REPLY_PARSE, REPLY_FOR_CLIENT);
     replies_mark(replies);
-    names_close(&client->names, name, replies->group);
+    names_close(&client->baggage->names, name, replies->group);
     return REWRITE_DONE;
 }
 
@@ -222,12 +238,12 @@ static enum rewrite_result
 take_execute(struct client *client, const struct message *message)
 {
     uint64_t group = client->lease.backend->replies.group;
-    bool drops = client->drops_in_group == group;
+    bool drops = client->baggage->drops_in_group == group;
 
-    if (drops && names_have_earlier(&client->names, group)) {
+    if (drops && names_have_earlier(&client->baggage->names, group)) {
         return REWRITE_WAIT;
     }
-    client->drops_in_group = 0;
+    client->baggage->drops_in_group = 0;
     enum rewrite_result result = insert_none(client, message);
     if (drops) {
         drop_all(client, group);
@@ -241,7 +257,7 @@ note_bind(struct client *client, const char *text)
 {
     session_note_suspect(client, text);
     if (text != NULL && read_dealing(client, text).marks & SESSION_DEALLOCATES_ALL) {
-        client->drops_in_group = client->lease.backend->replies.group;
+        client->baggage->drops_in_group = client->lease.backend->replies.group;
     }
 }
 
@@ -315,11 +331,11 @@ parse_new(struct client *client, struct rewrite *rewrite, const struct message *
         break;
     }
     replies_mark(&backend->replies);
-    struct name *name = names_add(&client->names, text, statement);
+    struct name *name = names_add(&client->baggage->names, text, statement);
     name->settings_version = client->vars.version;
     name->is_suspect = session_is_suspect(
         statement_text(statement), strlen(statement_text(statement)));
-    names_parse(&client->names, name, backend->replies.group, is_known);
+    names_parse(&client->baggage->names, name, backend->replies.group, is_known);
     return REWRITE_DONE;
 }
 
@@ -365,26 +381,26 @@ take_parse(struct client *client, const struct message *message, size_t len,
     if (!is_whole || !is_well_formed(reader)) {
         return insert_none(client, message);
     }
-    switch (names_find(&client->names, text, replies->group, &name)) {
+    switch (names_find(&client->baggage->names, text, replies->group, &name)) {
     case NAME_UNSURE:
         return REWRITE_WAIT;
     case NAME_KNOWN:
         provoke_error(client, rewrite, message, reader.at, body_len);
         replies_mark(replies);
-        names_refuse(&client->names, REFUSED_DUPLICATE, name, replies->group);
+        names_refuse(&client->baggage->names, REFUSED_DUPLICATE, name, replies->group);
         return REWRITE_DONE;
     case NAME_FREE:
         break;
     }
     struct statement *statement = NULL;
-    if (client->names.count < NAMES_MAX) {
+    if (client->baggage->names.count < NAMES_MAX) {
         statement = statements_get(registry(client), &client->vars, reader.at, body_len,
             (size_t)client->crowd->pool.settings->prepared_memory);
     }
     if (statement == NULL) {
         provoke_error(client, rewrite, message, reader.at, body_len);
         replies_mark(replies);
-        names_refuse(&client->names, REFUSED_MEMORY, NULL, replies->group);
+        names_refuse(&client->baggage->names, REFUSED_MEMORY, NULL, replies->group);
         return REWRITE_DONE;
     }
     return parse_new(client, rewrite, message, statement);
@@ -404,12 +420,13 @@ take_use(struct client *client, const struct message *message, const struct read
 
     if (text[0] == '\0') {
         unnamed_provide(client, rewrite->insert);
-        if (message->type == MSG_BIND && client->unnamed.exists && client->unnamed.is_suspect) {
+        const struct unnamed *unnamed = &client->baggage->unnamed;
+        if (message->type == MSG_BIND && unnamed->exists && unnamed->is_suspect) {
             note_bind(client, unnamed_text(client));
         }
         return insert_none(client, message);
     }
-    switch (names_find(&client->names, text, replies->group, &name)) {
+    switch (names_find(&client->baggage->names, text, replies->group, &name)) {
     case NAME_UNSURE:
         return REWRITE_WAIT;
     case NAME_FREE:
@@ -444,7 +461,7 @@ take_close(struct client *client, const struct message *message, const char *tex
         unnamed_forget(client);
         return insert_none(client, message);
     }
-    switch (names_find(&client->names, text, replies->group, &name)) {
+    switch (names_find(&client->baggage->names, text, replies->group, &name)) {
     case NAME_UNSURE:
         return REWRITE_WAIT;
     case NAME_FREE:
@@ -458,7 +475,7 @@ take_close(struct client *client, const struct message *message, const char *tex
     }
     insert_nothing(client, rewrite, message);
     replies_mark(replies);
-    names_close(&client->names, name, replies->group);
+    names_close(&client->baggage->names, name, replies->group);
     return REWRITE_DONE;
 }
 
@@ -495,6 +512,9 @@ rewrite_take(
     /* PostgreSQL will not look at it. */
     if (replies->is_skipping) {
         return insert_none(client, message);
+    }
+    if (message->type != MSG_QUERY) {
+        client_baggage(client);
     }
     switch (message->type) {
     case MSG_PARSE:

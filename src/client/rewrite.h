@@ -33,7 +33,7 @@ rewrite_concerns(const struct client *client, uint8_t type)
 {
     return client->follows_names &&
            (type == MSG_PARSE || type == MSG_BIND || type == MSG_CLOSE || type == MSG_DESCRIBE ||
-               type == MSG_QUERY || (type == MSG_EXECUTE && client->drops_in_group != 0));
+               type == MSG_QUERY || (type == MSG_EXECUTE && client->baggage->drops_in_group != 0));
 }
 
 /* A message about to be forwarded, of which len bytes are here. Pushes what will answer it. */

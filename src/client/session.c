@@ -57,8 +57,13 @@ void
 session_start(struct client *client)
 {
     client->watches_session = pool_policy(client->lease.side)->mode != POOL_SESSION;
-    if (client->watches_session) {
-        vars_copy(&client->startup, &client->vars);
+}
+
+void
+session_note_setting(struct client *client)
+{
+    if (client->watches_session && client->baggage->startup.bytes == NULL) {
+        vars_copy(&client_baggage(client)->startup, &client->vars);
     }
 }
 
@@ -79,7 +84,7 @@ session_pin_words(unsigned bits, char *text, size_t size)
 static void
 set_pins(struct client *client, unsigned bits)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     struct pool *pool = client->lease.side->pool;
     char words[160];
 
@@ -98,31 +103,31 @@ set_pins(struct client *client, unsigned bits)
 void
 session_end(struct client *client)
 {
-    if (client->session != NULL) {
+    if (client->baggage->session != NULL) {
         set_pins(client, 0);
-        vars_deinit(&client->session->names);
-        vars_deinit(&client->session->found);
-        free(client->session);
-        client->session = NULL;
+        vars_deinit(&client->baggage->session->names);
+        vars_deinit(&client->baggage->session->found);
+        free(client->baggage->session);
+        client->baggage->session = NULL;
     }
 }
 
 unsigned
 session_pins(const struct client *client)
 {
-    return client->session != NULL ? client->session->pins : 0;
+    return client->baggage->session != NULL ? client->baggage->session->pins : 0;
 }
 
 int64_t
 session_pinned_since(const struct client *client)
 {
-    return session_pins(client) != 0 ? client->session->pinned_us : 0;
+    return session_pins(client) != 0 ? client->baggage->session->pinned_us : 0;
 }
 
 bool
 session_is_dirty(const struct client *client)
 {
-    return client->session != NULL;
+    return client->baggage->session != NULL;
 }
 
 /* ---- texts ---- */
@@ -140,7 +145,7 @@ note_name(void *arg, const char *name, bool is_statement)
 void
 session_note_suspect(struct client *client, const char *text)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
 
     if (session == NULL) {
         session = mem_new(sizeof(*session));
@@ -149,13 +154,17 @@ session_note_suspect(struct client *client, const char *text)
                          ? SESSION_LEAVES | SESSION_LOCKS
                          : session_read(text, strlen(text), loss_has_backslash_escapes(client),
                                note_name, session);
+    if (client->lease.backend->replies.status != 'I') {
+        marks &= ~(unsigned)SESSION_SEQUENCES; /* what it asks for was made in its transaction */
+    }
     /* What ends something concerns nobody who has nothing. */
     bool matters = marks & ~(unsigned)(SESSION_ENDS | SESSION_LOCKS | SESSION_DEALLOCATES |
                                        SESSION_DEALLOCATES_ALL) ||
                    session->marks != 0 || session->pins != 0;
     if (matters) {
+        session_note_setting(client);
         session->marks |= marks;
-        client->session = session;
+        client_baggage(client)->session = session;
     } else {
         vars_deinit(&session->names);
         free(session);
@@ -193,7 +202,7 @@ add_names(struct buf *sql, const struct vars *names, bool *is_first)
 static void
 ask(struct client *client)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     struct backend *backend = client->lease.backend;
     bool asks_locks = session->marks & SESSION_LOCKS || session->pins & PIN_LOCK;
     bool is_first = true;
@@ -226,7 +235,7 @@ ask(struct client *client)
 bool
 session_keeps(struct client *client)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
 
     if (session == NULL) {
         return false;
@@ -263,11 +272,11 @@ read_value(struct reader *reader, struct buf *value)
 static void
 note_found(struct client *client, const char *kind, const char *name, const char *value)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     bool is_role = strcasecmp(name, "role") == 0 && strcmp(value, "none") == 0;
     /* What RESET leaves of a setting that an extension, or nobody, has defined. */
     bool is_reset = kind[0] == 'n' && value[0] == '\0' &&
-                    vars_find(&client->startup, name) != NULL;
+                    vars_find(&client->baggage->startup, name) != NULL;
 
     if (kind[0] == 's' || kind[0] == 'n') {
         if (!is_role && !is_reset) {
@@ -283,7 +292,7 @@ note_found(struct client *client, const char *kind, const char *name, const char
 void
 session_reply(struct client *client, const struct message *message, bool is_whole)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     struct reader reader = reader_over(message->body, is_whole ? message->body_len : 0);
     struct buf kind = {0}, name = {0}, value = {0};
 
@@ -306,14 +315,14 @@ session_reply(struct client *client, const struct message *message, bool is_whol
 static void
 take_settings(struct client *client)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     struct backend *backend = client->lease.backend;
     const char *name, *value;
     uint32_t cursor = 0;
     struct vars wanted = {0}, actual = {0};
     struct buf news = {0};
 
-    vars_copy(&wanted, &client->startup);
+    vars_copy(&wanted, &client->baggage->startup);
     while (vars_next(&backend->vars, &cursor, &name, &value)) {
         if (backend_reports(backend, name)) {
             vars_put(&actual, name, value);
@@ -360,7 +369,7 @@ assumed_pins(const struct session *session)
 bool
 session_looked(struct client *client)
 {
-    struct session *session = client->session;
+    struct session *session = client->baggage->session;
     struct backend *backend = client->lease.backend;
     bool is_broken = session->is_broken || backend->replies.is_broken;
 

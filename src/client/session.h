@@ -33,8 +33,12 @@ session_is_watched(const struct client *client)
     return client->watches_session;
 }
 
-/* The client logged in: remembers its settings, to which RESET goes back. */
+/* The client logged in. */
 void session_start(struct client *client);
+
+/* One of its settings is going to change: remembers those it started with, to which RESET goes
+ * back. Most clients never get here. */
+void session_note_setting(struct client *client);
 
 /* This text is about to be run. NULL: it is not known. */
 void session_note(struct client *client, const char *text);

@@ -16,14 +16,16 @@ unnamed_own(struct client *client)
         backend->prepared.unnamed_owner = client->id;
         backend->prepared.unnamed_group = backend->replies.group;
     }
-    client->unnamed.backend = backend->id;
+    if (client->baggage != &baggage_none) {
+        client->baggage->unnamed.backend = backend->id;
+    }
 }
 
 /* body is empty when it is not known. */
 void
 unnamed_keep(struct client *client, const uint8_t *body, size_t len)
 {
-    struct unnamed *unnamed = &client->unnamed;
+    struct unnamed *unnamed = &client_baggage(client)->unnamed;
 
     unnamed->is_suspect =
         len == 0 || session_is_suspect((const char *)body, strlen((const char *)body));
@@ -36,15 +38,17 @@ unnamed_keep(struct client *client, const uint8_t *body, size_t len)
 void
 unnamed_forget(struct client *client)
 {
-    client->unnamed.exists = false;
-    buf_clear(&client->unnamed.body);
+    if (client->baggage != &baggage_none) {
+        client->baggage->unnamed.exists = false;
+        buf_clear(&client->baggage->unnamed.body);
+    }
     unnamed_own(client);
 }
 
 const char *
 unnamed_text(const struct client *client)
 {
-    const struct buf *body = &client->unnamed.body;
+    const struct buf *body = &client->baggage->unnamed.body;
 
     return buf_len(body) > 0 ? (const char *)buf_head(body) : NULL;
 }
@@ -54,7 +58,7 @@ void
 unnamed_provide(struct client *client, struct buf *buf)
 {
     const struct backend *backend = client->lease.backend;
-    const struct unnamed *unnamed = &client->unnamed;
+    const struct unnamed *unnamed = &client->baggage->unnamed;
 
     if (backend->prepared.unnamed_owner == client->id && unnamed->backend == backend->id) {
         return;

@@ -117,7 +117,7 @@ add_client(struct gather *gather, const struct client *client)
     gather_int4(gather, peer_pid(client));
     gather_text(gather, client->stream.ssl != NULL ? "TLS" : "");
     gather_text(gather, name != NULL ? name : "");
-    gather_int4(gather, client->names.count);
+    gather_int4(gather, client->baggage->names.count);
     gather_int4(gather, (int64_t)client->id);
     gather_int4(gather, client->crowd->pool.index);
     add_pins(gather, client);

@@ -23,7 +23,7 @@ enum retry_fact
     /* its end */
     FACT_FATAL = 1 << 2,     /* PostgreSQL said FATAL before it closed */
     FACT_ABORT = 1 << 3,     /* ... raised at an interrupt check: 57P01, 57P04, 57P05 */
-    FACT_READ_ONLY = 1 << 4, /* it lives, but refused to write: ERROR 25006 */
+    FACT_REFUSED = 1 << 4, /* it lives, but refused: ERROR 25006, or a plan out of date */
 
     /* the request */
     FACT_IN_FLIGHT = 1 << 5,      /* there is one */

@@ -268,6 +268,18 @@ swallow(struct backend *backend, const uint8_t *data, size_t len, struct fail *f
     return true;
 }
 
+/* PostgreSQL asks for the data of a COPY whose client has left: there are none. */
+static void
+end_late_copy(struct backend *backend)
+{
+    bool is_copying =
+        backend->replies.copy == COPY_IN || backend->replies.copy == COPY_BOTH;
+
+    if (backend->duty.step == SCRUB_DRAIN && is_copying) {
+        end_request(backend);
+    }
+}
+
 void
 scrub_run(struct backend *backend)
 {
@@ -281,6 +293,7 @@ scrub_run(struct backend *backend)
             give_up(backend, &fail);
             return;
         }
+        end_late_copy(backend);
         break;
     case STREAM_WAIT:
         break;
@@ -308,6 +321,10 @@ scrub_align(struct backend *backend)
 void
 scrub_start(struct backend *backend)
 {
+    struct fail fail;
+    uint8_t *data;
+    size_t len;
+
     ensure(backend->state == BACKEND_SCRUBBING);
     replies_orphan(&backend->replies);
     backend->replies.is_broken = false;
@@ -318,6 +335,11 @@ scrub_start(struct backend *backend)
         start_deadline(backend);
     }
     enter_step(backend);
+    if (stream_kept(&backend->stream, &data, &len) == STREAM_OK &&
+        !swallow(backend, data, len, &fail)) {
+        give_up(backend, &fail);
+        return;
+    }
     advance(backend);
 }
 

@@ -51,9 +51,10 @@ enum sight
     SEES_AND,
 };
 
+/* Without '$': a word may follow the end of a dollar quote at once. */
 #define LETTERS(sight)                                                                             \
     ['a' ... 'z'] = (sight), ['A' ... 'Z'] = (sight), ['0' ... '9'] = (sight), ['_'] = (sight),    \
-    [0x80 ... 0xff] = (sight), ['$'] = (sight)
+    [0x80 ... 0xff] = (sight)
 
 static const uint8_t sights[256] = {
     LETTERS(SEES_WORD),
@@ -109,6 +110,10 @@ session_is_suspect(const char *text, size_t len)
     while (at < end) {
         switch ((enum sight)sights[(uint8_t)*at]) {
         case SEES_WORD:
+            if (*at >= '0' && *at <= '9') {
+                leads = leads && in_comment;
+                break; /* a number; a word may follow at once */
+            }
             for (word = at; at < end && sights[(uint8_t)*at] == SEES_WORD; at++) {
             }
             if (is_telling(word, (size_t)(at - word), leads)) {

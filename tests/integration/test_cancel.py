@@ -1,5 +1,8 @@
 """Cancel requests reach the query they name and nothing else."""
 import contextlib
+import os
+import signal
+import struct
 import threading
 import time
 
@@ -185,3 +188,28 @@ def test_storm_of_cancels_leaves_the_pool_sound(postgres, start_pooler):
     assert len(postgres.backends("usename = 'app'")) <= 2
     for wire in wires:
         wire.close()
+
+
+def test_queued_cancels_do_not_hold_up_the_recovery(fresh_postgres, start_pooler):
+    """PgBouncer dialled the dead server once for each queued cancel, 15 s apart (pgbouncer #328)."""
+    postgres = fresh_postgres()
+    pooler = start_pooler(postgres, default_pool_size="20", transparent_retry="reads")
+    with contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(pooler.wire()) for _ in range(20)]
+        waiting = [stack.enter_context(pooler.wire()) for _ in range(40)]
+        start_sleeping(postgres, *busy, seconds=600)
+        for wire in waiting:
+            wire.send_raw(w.query("SELECT 'served'"))
+        # The postmaster takes no new connection, so cancels queue up.
+        os.kill(postgres.process.pid, signal.SIGSTOP)
+        for number in range(500):
+            other = stack.enter_context(pooler.dial())
+            other.send_raw(struct.pack("!iii", 12 + len(busy[number % 20].key), w.CANCEL_REQUEST, busy[number % 20].pid)
+                           + busy[number % 20].key)
+        postgres.kill9()
+        postgres.start()  # returns when it accepts
+        began = time.monotonic()
+        assert w.rows(waiting[0].recv_until(b"Z", 30)) == [("served",)]
+        assert time.monotonic() - began < 2
+        for wire in waiting[1:]:
+            assert w.rows(wire.recv_until(b"Z", 30)) == [("served",)]

@@ -251,6 +251,31 @@ def test_statement_is_prepared_anew_after_its_columns_changed(pool, wire, postgr
     on_both_backends(pool, lambda pid: check_new(wire))
 
 
+def test_client_that_asks_for_the_columns_never_meets_a_changed_plan(pool, wire, postgres, table):
+    prepare(wire, "s", "SELECT * FROM t")
+
+    def run(pid):
+        wire.send_raw(w.bind(name="s") + w.describe() + w.execute() + w.sync())
+        answer = wire.recv_until(b"Z")
+        assert w.kinds(answer) == "2TDCZ"
+        return w.rows(answer)
+    pids = on_both_backends(pool, run)
+    postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
+    assert run(None) == [("1", "new")]
+    assert set(on_both_backends(pool, run)) == set(pids)
+
+
+def test_changed_plan_inside_a_transaction_is_an_error(pool, wire, postgres, table):
+    prepare(wire, "s", "SELECT * FROM t")
+    on_both_backends(pool, lambda pid: answers(wire, use("s")))
+    postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
+    wire.query("BEGIN")
+    wire.send_raw(w.bind(name="s") + w.describe() + w.execute() + w.sync())
+    assert w.errors(wire.recv_until(b"Z"))[0]["C"] == "0A000"
+    wire.query("ROLLBACK")
+    assert w.rows(answers(wire, use("s"))[0]) == [("1", "new")]
+
+
 def check_new(wire):
     assert w.rows(answers(wire, use("s"))[0]) == [("1", "new")]
 

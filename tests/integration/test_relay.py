@@ -473,3 +473,26 @@ def test_psycopg2_transactions(postgres, pooler, table):
             cursor.execute("SELECT 1/0")
     assert postgres.sql(f"SELECT a FROM {table}") == [(1,)]
     wait_until(lambda: not postgres.backends("usename = 'app' AND state LIKE 'idle in transaction%'"))
+
+
+@pytest.mark.parametrize("tail", [b"", w.copydata(b"1\tx\n"), w.copydata(b"nonsense\n"), w.copydone(), w.copydata(b"1\tx\n") + w.sync(),
+                                  w.copydata(b"1\tx\n") + b"d\0\0"], ids=["start", "data", "bad", "done", "sync", "half"])
+@pytest.mark.parametrize("begin", [b"", w.query("BEGIN")], ids=["alone", "transaction"])
+@pytest.mark.parametrize("extended", [False, True], ids=["simple", "extended"])
+def test_client_that_left_a_copy_before_it_was_answered_leaves_its_backend(postgres, start_pooler, table, tail, begin, extended):
+    """Sent at once with the request: when the client goes, PostgreSQL's CopyInResponse is still to come."""
+    pooler = start_pooler(postgres, default_pool_size="1", cancel_wait_timeout="60")
+    text = "COPY t FROM STDIN"
+    start = w.parse(text) + w.bind() + w.execute() if extended else w.query(text)
+    for reset in (False, True):
+        wire = pooler.wire()
+        wire.send_raw(begin + start + tail)
+        if reset:
+            wire.reset()
+        else:
+            wire.close()
+        with pooler.wire() as other:
+            assert other.value("SELECT 'served'", timeout=20) == "served"
+            assert other.status == "I"
+    if tail != w.copydone():
+        assert postgres.sql("SELECT count(*) FROM t", user="app") == [(0,)]

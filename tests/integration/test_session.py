@@ -287,3 +287,29 @@ def test_waiting_clients_are_told_of_pins(postgres, start_pooler):
         wire.query("LISTEN news")
         error = w.errors(other.query("SELECT 1"))[0]
         assert error["C"] == "53300" and "1/1 pinned" in error["D"]
+
+
+def test_value_of_a_sequence_is_never_anothers(single):
+    with single.wire() as one, single.wire() as two:
+        one.query("SELECT nextval('numbers')")
+        assert w.errors(two.query("SELECT lastval()"))[0]["C"] == "55000"
+        wait_until(lambda: pins_of(single) == ["sequence value"], what="the pin")
+        number = two.value("SELECT nextval('numbers')")
+        assert two.value("SELECT lastval()") == number
+
+
+def test_value_of_a_sequence_inside_its_transaction_needs_no_pin(pool):
+    with pool.wire() as wire:
+        wire.query("BEGIN")
+        number = wire.value("SELECT nextval('numbers')")
+        assert wire.value("SELECT currval('numbers')") == number
+        wire.query("COMMIT")
+        assert pins_of(pool) == []
+
+
+@pytest.mark.parametrize("name, expected", [("me", "me - "), (None, "app - ")])
+def test_application_name_may_tell_the_address(postgres, start_pooler, name, expected):
+    pool = start_pooler(postgres, application_name_add_host="1")
+    with pool.wire(**({"application_name": name} if name else {})) as wire:
+        found = wire.value("SHOW application_name")
+        assert found.startswith(expected + "127.0.0.1:") and wire.parameters["application_name"] == found

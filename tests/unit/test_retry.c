@@ -17,7 +17,7 @@ is_proof(unsigned facts)
     bool is_abortable = facts & FACT_ABORTABLE;
     bool is_whole_query = !(facts & FACT_UNFINISHED) && !(facts & FACT_EXTENDED);
 
-    if (facts & (FACT_UNSENT | FACT_NOT_BEGUN | FACT_READ_ONLY) || !(facts & FACT_EXECUTES)) {
+    if (facts & (FACT_UNSENT | FACT_NOT_BEGUN | FACT_REFUSED) || !(facts & FACT_EXECUTES)) {
         return true;
     }
     if (!(facts & FACT_EXTENDED) && !is_whole_query) {
@@ -171,7 +171,7 @@ static const struct
         DEED_UNKNOWN},
     {"rows were shown", QUERY | KILLED | FACT_ABORTABLE | FACT_SHOWN, RETRY_ABORTED, RETRY_ROW_R4,
         DEED_REFUSE},
-    {"25006", QUERY | FACT_READ_ONLY | FACT_ABORTABLE, RETRY_ABORTED, RETRY_ROW_R5, DEED_RESEND},
+    {"25006", QUERY | FACT_REFUSED | FACT_ABORTABLE, RETRY_ABORTED, RETRY_ROW_R5, DEED_RESEND},
     {"reset while a SELECT runs", QUERY | FACT_ABORTABLE | FACT_LONE_READ, RETRY_ABORTED,
         RETRY_ROW_R6, DEED_UNKNOWN},
     {"the same, reads allowed", QUERY | FACT_ABORTABLE | FACT_LONE_READ, RETRY_READS,
