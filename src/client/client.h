@@ -146,6 +146,7 @@ struct unnamed
 {
     struct buf body; /* owns: what follows the name in its Parse; empty when it is not known */
     uint64_t backend; /* id of the one it was last made or dropped on */
+    uint64_t group;   /* of its Parse */
     bool exists;
     bool is_suspect; /* its text may leave something in the session */
 };

@@ -4,6 +4,8 @@
  */
 #include "client/follow.h"
 
+#include "client/unnamed.h"
+
 #include "base/state.h"
 #include "pool/pools.h"
 
@@ -226,6 +228,7 @@ follow_error(struct client *client, const struct message *message,
     }
     names_skipped(&client->baggage->names, registry(client), replies->marks);
     count_drops(client);
+    unnamed_follow_error(client);
     is_explained = is_explained || explain_name(client, message, fields.message, instead);
     if (follow_is_stale_plan(&fields)) {
         follow_retire(client);

@@ -31,8 +31,35 @@ insert_parse(
     struct client *client, struct buf *buf, const char *name, const uint8_t *body, size_t len)
 {
     insert_write_parse(buf, name, body, len);
-    replies_push(&client->lease.backend->replies, REPLY_PARSE, REPLY_INSERTED);
+    replies_push(&client->lease.backend->replies,
+        name[0] == '\0' ? REPLY_PARSE_UNNAMED : REPLY_PARSE, REPLY_INSERTED);
     client->lease.side->counts.server_parses++;
+}
+
+void
+insert_statement(struct client *client, struct buf *buf, const char *text)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    struct buf body = {0};
+
+    buf_add_string(&body, text);
+    buf_add_u16(&body, 0);
+    insert_close(client, buf, insert_placeholder);
+    insert_parse(client, buf, insert_placeholder, buf_head(&body), buf_len(&body));
+    buf_deinit(&body);
+    size_t bind = message_begin(buf, MSG_BIND);
+    buf_add_string(buf, insert_placeholder);
+    buf_add_string(buf, insert_placeholder);
+    buf_add_u16(buf, 0);
+    buf_add_u16(buf, 0);
+    buf_add_u16(buf, 0);
+    message_end(buf, bind);
+    replies_push(replies, REPLY_BIND, REPLY_INSERTED);
+    size_t execute = message_begin(buf, MSG_EXECUTE);
+    buf_add_string(buf, insert_placeholder);
+    buf_add_u32(buf, 0);
+    message_end(buf, execute);
+    replies_push(replies, REPLY_EXECUTE, REPLY_INSERTED);
 }
 
 /* The client's own message with another name in it: everything up to the end of the name is

@@ -18,6 +18,9 @@ void insert_parse(
 /* A Parse that nothing is pushed for. body: what follows the name. */
 void insert_write_parse(struct buf *buf, const char *name, const uint8_t *body, size_t len);
 
+/* Runs a statement without parameters and results. */
+void insert_statement(struct client *client, struct buf *buf, const char *text);
+
 /* The client's own message with another name in it: everything up to the end of the name, where
  * `reader` stands, is replaced. before: bytes of the body in front of the name. */
 void insert_name(struct rewrite *rewrite, const struct message *message,

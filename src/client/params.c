@@ -101,6 +101,7 @@ params_apply(struct client *client)
     vars_sql(&backend->vars, &client->vars, &sql);
     buf_add_u8(&sql, 0);
     backend->replies.is_broken = false;
+    backend->duty.is_preparing = true;
     backend_send_query(backend, (const char *)buf_head(&sql));
     buf_deinit(&sql);
     return false;
@@ -120,6 +121,7 @@ params_applied(struct client *client, struct fail *fail)
         *fail = *backend->refusal;
         return false;
     }
+    backend->duty.is_preparing = false;
     /* What PostgreSQL reports is known from its reports, under its canonical value; the rest is as
      * the client said. */
     struct vars applied = {0};

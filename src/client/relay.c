@@ -274,19 +274,9 @@ breaks_statement_mode(struct client *client)
     return true;
 }
 
-/* One Sync more may be answered than is known: nobody else should meet that answer. */
-static bool
-is_unsure(const struct backend *backend)
-{
-    return backend->replies.credits > 0;
-}
-
 static void
 end_lease(struct client *client)
 {
-    struct backend *backend = client->lease.backend;
-
-    backend->duty.is_retired = backend->duty.is_retired || is_unsure(backend);
     lease_return(&client->lease, false);
     client_become(client, CLIENT_IDLE);
     stream_want_read(&client->stream, !client->relay.is_leaving);
@@ -335,6 +325,16 @@ is_over(const struct client *client, const struct backend *backend)
            !stream_is_backed_up(&backend->stream);
 }
 
+/* Nothing more comes from PostgreSQL unless the client says something. */
+static bool
+waits_for_client(const struct client *client)
+{
+    const struct replies *replies = &client->lease.backend->replies;
+    bool is_copying = replies->copy == COPY_IN || replies->copy == COPY_BOTH;
+
+    return is_copying || client->relay.client_rest > 0 || replies_owed(replies) == 0;
+}
+
 static void
 settle(struct client *client)
 {
@@ -358,6 +358,9 @@ settle(struct client *client)
         }
         if (!is_over(client, backend) || pool_policy(client->lease.side)->mode == POOL_SESSION) {
             balance(client);
+        } else if (backend->replies.credits > 0) {
+            /* Whether one Sync more is answered shows by what comes before this. */
+            backend_send_query(backend, "");
         } else if (session_keeps(client)) {
             stream_want_read(&backend->stream, true);
             stream_want_read(&client->stream,
@@ -373,9 +376,7 @@ settle(struct client *client)
         (client->state == CLIENT_IDLE || client->state == CLIENT_FAILED)) {
         client_close(client, NULL);
     } else if (client->relay.is_leaving && client->state == CLIENT_ACTIVE &&
-               (replies_is_empty(&client->lease.backend->replies) ||
-                   replies_wants_more(&client->lease.backend->replies) ||
-                   client->relay.client_rest > 0)) {
+               waits_for_client(client)) {
         client_close(client, NULL);
     }
 }
@@ -405,7 +406,7 @@ on_close(struct client *client)
     bool is_dirty = is_session || session_is_dirty(client);
     lease->backend->duty.is_retired =
         lease->backend->duty.is_retired || session_pins(client) & PIN_LOAD ||
-        is_unsure(lease->backend);
+        lease->backend->replies.credits > 0;
     stream_want_read(&lease->backend->stream, true);
     if (is_over(client, lease->backend)) {
         lease_return(lease, is_dirty);

@@ -159,20 +159,19 @@ add_victim(struct client *client, struct buf *buf)
     insert_parse(client, buf, insert_placeholder, empty, sizeof(empty));
 }
 
+static const char discard_sequences[] = "DISCARD SEQUENCES";
 static const char deallocate[] = "DEALLOCATE \"pgkeel_\"";
 
 /* The first currval() or lastval() of a client that is not pinned yet, outside of a transaction:
  * the value of whoever had this backend before must not be taken for its own. PostgreSQL says that
  * there is none, and from now on there will be. */
-static void
-discard_sequences(struct client *client, unsigned marks, struct buf *buf)
+static bool
+needs_no_sequences(const struct client *client, unsigned marks)
 {
-    struct replies *replies = &client->lease.backend->replies;
+    const struct replies *replies = &client->lease.backend->replies;
 
-    if (marks & SESSION_SEQUENCES && session_pins(client) == 0 && replies_is_settled(replies)) {
-        message_add_query(buf, "DISCARD SEQUENCES");
-        replies_push(replies, REPLY_QUERY, REPLY_INSERTED);
-    }
+    return marks & SESSION_SEQUENCES && session_pins(client) == 0 && replies->status == 'I' &&
+           replies->count <= replies->opened;
 }
 
 static enum rewrite_result
@@ -191,7 +190,10 @@ take_query(struct client *client, const struct message *message, size_t len,
         return REWRITE_WAIT;
     }
     unnamed_forget(client);
-    discard_sequences(client, dealing.marks, rewrite->insert);
+    if (needs_no_sequences(client, dealing.marks) && replies_is_empty(replies)) {
+        message_add_query(rewrite->insert, discard_sequences);
+        replies_push(replies, REPLY_QUERY, REPLY_INSERTED);
+    }
     if (name != NULL) {
         /* Not where it would end what an error has begun to skip. */
         bool is_alone = replies_is_empty(replies) && !replies->is_open;
@@ -227,7 +229,7 @@ parse_deallocate(struct client *client, const struct message *message, struct na
     insert_write_parse(rewrite->insert, "", body, sizeof(body));
     unnamed_keep(client, body, sizeof(body));
     rewrite->skip = message->len;
-    replies_push(replies, REPLY_PARSE, REPLY_FOR_CLIENT);
+    replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
     replies_mark(replies);
     names_close(&client->baggage->names, name, replies->group);
     return REWRITE_DONE;
@@ -253,10 +255,15 @@ take_execute(struct client *client, const struct message *message)
 
 /* A Bind of this text. */
 static void
-note_bind(struct client *client, const char *text)
+note_bind(struct client *client, const char *text, struct buf *buf)
 {
+    unsigned marks = text != NULL ? read_dealing(client, text).marks : 0;
+
+    if (needs_no_sequences(client, marks)) {
+        insert_statement(client, buf, discard_sequences);
+    }
     session_note_suspect(client, text);
-    if (text != NULL && read_dealing(client, text).marks & SESSION_DEALLOCATES_ALL) {
+    if (marks & SESSION_DEALLOCATES_ALL) {
         client->baggage->drops_in_group = client->lease.backend->replies.group;
     }
 }
@@ -344,9 +351,12 @@ static enum rewrite_result
 parse_unnamed(struct client *client, const struct message *message, const struct reader *reader,
     struct rewrite *rewrite)
 {
+    struct replies *replies = &client->lease.backend->replies;
+
     if (reader == NULL || !is_well_formed(*reader)) {
         unnamed_keep(client, NULL, 0);
-        return insert_none(client, message);
+        replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
+        return REWRITE_DONE;
     }
     struct name *name;
     if (!find_deallocated(client, (const char *)reader->at, &name)) {
@@ -356,7 +366,8 @@ parse_unnamed(struct client *client, const struct message *message, const struct
         return parse_deallocate(client, message, name, rewrite);
     }
     unnamed_keep(client, reader->at, reader_left(reader));
-    return insert_none(client, message);
+    replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
+    return REWRITE_DONE;
 }
 
 static enum rewrite_result
@@ -418,11 +429,16 @@ take_use(struct client *client, const struct message *message, const struct read
     char at_postgres[STATEMENT_NAME_SIZE];
     struct name *name;
 
+    if (message->type == MSG_BIND) {
+        client->baggage->drops_in_group = 0;
+    }
     if (text[0] == '\0') {
-        unnamed_provide(client, rewrite->insert);
+        if (!unnamed_provide(client, rewrite->insert)) {
+            return REWRITE_WAIT;
+        }
         const struct unnamed *unnamed = &client->baggage->unnamed;
         if (message->type == MSG_BIND && unnamed->exists && unnamed->is_suspect) {
-            note_bind(client, unnamed_text(client));
+            note_bind(client, unnamed_text(client), rewrite->insert);
         }
         return insert_none(client, message);
     }
@@ -443,7 +459,7 @@ take_use(struct client *client, const struct message *message, const struct read
         return REWRITE_WAIT;
     }
     if (message->type == MSG_BIND && name->is_suspect) {
-        note_bind(client, statement_text(statement));
+        note_bind(client, statement_text(statement), rewrite->insert);
     }
     statement_name(statement, at_postgres);
     insert_name(rewrite, message, reader, at_postgres, before);

@@ -13,8 +13,12 @@ void unnamed_keep(struct client *client, const uint8_t *body, size_t len);
 /* What is being sent drops it: a Query, a Close. */
 void unnamed_forget(struct client *client);
 
-/* It is about to be used: what must come first goes into buf. */
-void unnamed_provide(struct client *client, struct buf *buf);
+/* It is about to be used: what must come first goes into buf. False: wait, what this backend has is
+ * not certain yet. */
+must_check bool unnamed_provide(struct client *client, struct buf *buf);
+
+/* An error came: it was not made, or the one before it is gone. */
+void unnamed_follow_error(struct client *client);
 
 /* Its text, or NULL. */
 const char *unnamed_text(const struct client *client);

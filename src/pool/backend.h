@@ -54,6 +54,7 @@ enum scrub_step
 struct backend_duty
 {
     bool is_dirty;    /* session state may be left: reset before the next client */
+    bool is_preparing; /* settings were put on it, and that was not answered: the same */
     bool is_retired;  /* close instead of returning: too old, RECONNECT, read-only ... */
     unsigned cancels; /* cancel requests on their way to it */
     enum scrub_step step;

@@ -88,7 +88,11 @@ prepared_group_failed(struct prepared *prepared, struct statements *statements, 
     struct prepared_entry *entry, *next;
 
     if (prepared->unnamed_group == group) {
-        prepared->unnamed_owner = 0;
+        /* Perhaps it was skipped; then it is as it was, unless a later group makes it. */
+        prepared->unnamed_group = prepared->unnamed_last;
+        if (prepared->unnamed_last == group) {
+            prepared->unnamed_owner = 0;
+        }
     }
     HASH_ITER(hh, prepared->by_id, entry, next) {
         if (entry->group == group) {

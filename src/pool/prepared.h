@@ -24,7 +24,8 @@ struct prepared
     unsigned count;
     unsigned pending_drops; /* requests on their way that may drop everything */
     uint64_t unnamed_owner; /* the client that made (or dropped) the unnamed one; 0: not known */
-    uint64_t unnamed_group; /* in which it began to be its */
+    uint64_t unnamed_group; /* in which it began to be its ... */
+    uint64_t unnamed_last;  /* ... and was last made or dropped */
 };
 
 enum prepared_state

@@ -327,6 +327,8 @@ scrub_start(struct backend *backend)
 
     ensure(backend->state == BACKEND_SCRUBBING);
     replies_orphan(&backend->replies);
+    backend->duty.is_dirty = backend->duty.is_dirty || backend->duty.is_preparing;
+    backend->duty.is_preparing = false;
     backend->replies.is_broken = false;
     backend->duty.step = SCRUB_DRAIN;
     /* Without a cancel the client asked for this work and left properly: it may take its time, as

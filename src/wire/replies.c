@@ -152,8 +152,9 @@ note_copy(struct replies *replies, enum reply_kind kind)
     if (replies->copy == COPY_IN) {
         replies->has_data = true;
         replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
-    } else if (replies->copy == COPY_NONE && !replies->is_skipping && replies->count > 0 &&
+    } else if (replies->copy != COPY_BOTH && !replies->is_skipping && replies->count > 0 &&
                kind_at(replies, replies->count - 1) != kind) {
+        /* Of a later COPY, also while one runs that has all its data. */
         append(replies, kind, REPLY_FOR_CLIENT);
     }
 }
@@ -181,7 +182,8 @@ replies_sent(struct replies *replies, uint8_t type)
 
 enum
 {
-    EXTENDED = ON(REPLY_PARSE) | ON(REPLY_BIND) | ON(REPLY_CLOSE) | ON(REPLY_DESCRIBE) |
+    PARSES = ON(REPLY_PARSE) | ON(REPLY_PARSE_UNNAMED),
+    EXTENDED = PARSES | ON(REPLY_BIND) | ON(REPLY_CLOSE) | ON(REPLY_DESCRIBE) |
                ON(REPLY_EXECUTE) | ON(REPLY_SYNC) | ON(REPLY_STRAY_SYNC),
     RUNS = ON(REPLY_EXECUTE) | ON(REPLY_QUERY),
 };
@@ -192,7 +194,7 @@ static const struct expectation
     uint16_t answers;
     uint16_t completes;
 } expectations[256] = {
-    [MSG_PARSE_COMPLETE] = {ON(REPLY_PARSE), ON(REPLY_PARSE)},
+    [MSG_PARSE_COMPLETE] = {PARSES, PARSES},
     [MSG_BIND_COMPLETE] = {ON(REPLY_BIND), ON(REPLY_BIND)},
     [MSG_CLOSE_COMPLETE] = {ON(REPLY_CLOSE), ON(REPLY_CLOSE)},
     [MSG_PARAMETER_DESCRIPTION] = {ON(REPLY_DESCRIBE), 0},
@@ -263,6 +265,12 @@ drop_strays(struct replies *replies)
     return dropped;
 }
 
+static bool
+is_clients_unnamed(const struct replies *replies)
+{
+    return kind_at(replies, 0) == REPLY_PARSE_UNNAMED && !(*entry(replies, 0) & OWNER_BITS);
+}
+
 /* An error skips to the Sync of its request; the Query and FunctionCall protocols end by
  * themselves. */
 static void
@@ -278,6 +286,7 @@ skip_to_sync(struct replies *replies)
         replies->skipped +=
             kind_at(replies, 0) == REPLY_QUERY || kind_at(replies, 0) == REPLY_FUNCTION;
         replies->credits += kind_at(replies, 0) == REPLY_STRAY_SYNC;
+        replies->skipped_unnamed = replies->skipped_unnamed || is_clients_unnamed(replies);
         pop(replies);
     }
     replies->is_skipping = replies->count == 0;
@@ -316,6 +325,8 @@ take_error(struct replies *replies)
 
     replies->copy = COPY_NONE;
     replies->skipped = 0;
+    replies->failed_unnamed = is_clients_unnamed(replies);
+    replies->skipped_unnamed = false;
     if (*entry(replies, 0) & REPLY_FOR_US) {
         replies->is_broken = true;
     }
@@ -401,6 +412,10 @@ replies_take(struct replies *replies, const struct message *message)
             return REPLY_UNEXPECTED;
         }
         replies->status = (char)message->body[0];
+    }
+    /* What answers a later request tells that no Sync before it is still to be answered. */
+    if (!replies->has_answered && !is_async && message->type != MSG_READY) {
+        replies->credits = 0;
     }
     replies->has_answered = replies->has_answered || !is_async;
     follow(replies, message);

@@ -14,6 +14,7 @@
 enum reply_kind
 {
     REPLY_PARSE,
+    REPLY_PARSE_UNNAMED, /* of the unnamed statement */
     REPLY_BIND,
     REPLY_CLOSE,
     REPLY_DESCRIBE,
@@ -67,6 +68,8 @@ struct replies
     uint32_t skipped; /* Queries and FunctionCalls that the last error made PostgreSQL skip */
     uint32_t marks;   /* marked requests that the last message answered, or made it skip */
     uint64_t group;   /* Syncs sent: everything up to the next is skipped together */
+    bool failed_unnamed;  /* the last error was that of a client's unnamed Parse ... */
+    bool skipped_unnamed; /* ... or made PostgreSQL skip one */
     uint32_t failures; /* errors that made PostgreSQL skip to a Sync */
     uint64_t answered; /* of these: answered, or known to get no answer */
 };

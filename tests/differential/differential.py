@@ -64,7 +64,7 @@ class Maker:
 
     def __init__(self, seed, number):
         self.random = random.Random(f"{seed}/{number}")
-        self.fill = {"t": f"t{number}", "k": number}
+        self.fill = {"t": None, "k": number}
         self.makers = [
             (10, self.parse), (12, self.bind), (5, self.describe), (3, self.close), (9, self.sync),
             (2, self.flush), (8, self.query), (8, self.whole), (1, self.call), (2, self.copy), (1, self.deallocate),
@@ -249,6 +249,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.stage, self.number = stage, number
         self.maker = Maker(seed, number)
+        self.maker.fill["t"] = stage.make_table(number)
         self.sides = [Side(stage.dial_direct, "app"), Side(stage.dial_pool, "pooled")]
         self.history = []  # batches since both sessions began
         self.batches = self.messages = self.drops = 0
@@ -265,7 +266,7 @@ class Client(threading.Thread):
     def restart(self):
         for side in self.sides:
             side.drop()
-        self.stage.clean(self.number)
+        self.maker.fill["t"] = self.stage.make_table(self.number)
         self.history = []
 
     def step(self):
@@ -295,7 +296,7 @@ class Client(threading.Thread):
         """Whether these batches, from the beginning, end in a difference; the replies."""
         for side in self.sides:
             side.drop()
-        self.stage.clean(self.number)
+        self.stage.clean(self.maker.fill["t"])
         for side in self.sides:
             side.open().patience = 3.0
         for batch in history:
@@ -360,9 +361,7 @@ class Stage:
         self.pooler.start()
         self.stop = threading.Event()
         self.ends = time.monotonic() + args.seconds
-        for number in range(args.clients):
-            for database in ("app", "pooled"):
-                self.server.sql(f"CREATE TABLE t{number} (a int)", db=database, user="app")
+        self.tables, self.lock = 0, threading.Lock()
 
     def is_over(self):
         return self.stop.is_set() or time.monotonic() > self.ends
@@ -373,10 +372,18 @@ class Stage:
     def dial_pool(self):
         return w.Wire("127.0.0.1", self.pooler.port, TIMEOUT)
 
-    def clean(self, number):
-        """Waits for what the sessions before have left, then empties the table."""
+    def make_table(self, number):
+        """A new one for each pair of sessions: what a session that was cut off still does, it does to an older one."""
+        with self.lock:
+            self.tables += 1
+            name = f"t{number}_{self.tables}"
         for database in ("app", "pooled"):
-            self.server.sql(f"TRUNCATE t{number}", db=database, user="app")
+            self.server.sql(f"CREATE TABLE {name} (a int)", db=database, user="app")
+        return name
+
+    def clean(self, table):
+        for database in ("app", "pooled"):
+            self.server.sql(f"TRUNCATE {table}", db=database, user="app")
 
     def close(self):
         complaints = self.pooler.finish()

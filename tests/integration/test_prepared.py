@@ -142,6 +142,23 @@ SEQUENCES = {
     "query_behind_extended": w.parse("SELECT 1/0", "a") + w.bind(name="a") + w.execute() + w.query("SELECT 5") + w.parse("SELECT 2", "b") + w.sync()
     + use("b") + use("a"),
     "many_syncs": b"".join(w.parse(f"SELECT {n}", f"n{n}") + w.sync() for n in range(20)) + b"".join(use(f"n{n}") for n in range(20)),
+    "unnamed_after_failed_parse": w.parse("SELECT * FROM nowhere") + w.sync() + use(""),
+    "unnamed_skipped": w.describe("P", "q") + w.parse("SELECT 'skipped'") + w.sync() + use(""),
+    "unnamed_kept_while_a_later_one_is_skipped": w.parse("SELECT 'old'") + use("") + w.describe("S", "none") + w.parse("SELECT 'skipped'")
+    + w.sync() + use(""),
+    "unnamed_made_anew_behind_a_skipped_one": w.describe("S", "none") + w.parse("SELECT 'skipped'") + w.sync() + w.parse("SELECT 'new'") + use(""),
+    "deallocate": w.parse("SELECT 1", "a") + w.sync() + w.query("DEALLOCATE a") + use("a"),
+    "deallocate_prepare_quoted": w.parse("SELECT 1", "A b") + w.sync() + w.query('DEALLOCATE PREPARE "A b"') + use("A b"),
+    "deallocate_unknown": w.query("DEALLOCATE nobody") + w.query("SELECT 1"),
+    "deallocate_extended": w.parse("SELECT 1", "a") + w.sync() + w.parse("DEALLOCATE a") + w.bind() + w.execute() + w.sync() + use("a"),
+    "deallocate_all_and_parse": w.parse("SELECT 0", "a") + w.sync() + w.query("DEALLOCATE ALL") + w.parse("SELECT 1", "a") + w.sync() + use("a"),
+    "deallocate_all_extended": w.parse("SELECT 0", "a") + w.parse("DEALLOCATE ALL", "d") + w.bind(name="d") + w.execute() + w.sync() + use("a"),
+    "deallocate_in_failed_transaction": w.parse("SELECT 1", "a") + w.sync() + w.query("BEGIN; SELECT 1/0") + w.query("DEALLOCATE a")
+    + w.query("ROLLBACK") + use("a"),
+    "discard_all": w.parse("SELECT 1", "a") + w.sync() + w.query("DISCARD ALL") + use("a"),
+    "discard_all_inside_a_transaction": w.parse("SELECT 1", "a") + w.sync() + w.query("BEGIN") + w.query("DISCARD ALL") + w.query("ROLLBACK") + use("a"),
+    "discard_all_bound_but_not_run": w.parse("SELECT 1", "a") + w.parse("DISCARD ALL", "d") + w.bind(name="d") + w.bind(name="a") + w.execute() + w.sync()
+    + use("a"),
     "wrong_parameters": w.parse("SELECT $1::int", "a") + w.sync() + use("a") + use("a", b"x") + use("a", b"1"),
 }
 
@@ -164,6 +181,17 @@ def test_answers_are_those_of_postgres(pool, postgres, name, warm):
     for _ in range(2 if warm else 1):
         with pool.wire() as wire:
             assert run_on(wire, data) == expected
+
+
+def test_unnamed_statement_of_another_client_is_never_run(postgres, start_pooler):
+    """Sent at once: whether the client's own was made is not known yet when the second request comes."""
+    single = start_pooler(postgres, default_pool_size="1")
+    for first in (w.parse("SELEC 1", "a"), w.describe("P", "none"), w.parse("SELEC 1")):
+        with single.wire() as one, single.wire() as two:
+            answers(one, w.parse("SELECT 'secret'") + use(""))
+            found = answers(two, first + use("") + use("") + w.query("SELECT 'end'"), count=3)
+            assert "secret" not in str(found)
+            assert w.errors(found[1])[0]["C"] == "26000" and w.rows(found[2]) == [("end",)]
 
 
 # ---- texts, memory, eviction

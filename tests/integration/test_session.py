@@ -289,10 +289,12 @@ def test_waiting_clients_are_told_of_pins(postgres, start_pooler):
         assert error["C"] == "53300" and "1/1 pinned" in error["D"]
 
 
-def test_value_of_a_sequence_is_never_anothers(single):
+@pytest.mark.parametrize("extended", [False, True])
+def test_value_of_a_sequence_is_never_anothers(single, extended):
     with single.wire() as one, single.wire() as two:
         one.query("SELECT nextval('numbers')")
-        assert w.errors(two.query("SELECT lastval()"))[0]["C"] == "55000"
+        two.send_raw(w.extended("SELECT lastval()") + w.sync() if extended else w.query("SELECT lastval()"))
+        assert w.errors(two.recv_until(b"Z"))[0]["C"] == "55000"
         wait_until(lambda: pins_of(single) == ["sequence value"], what="the pin")
         number = two.value("SELECT nextval('numbers')")
         assert two.value("SELECT lastval()") == number

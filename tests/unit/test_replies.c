@@ -67,6 +67,8 @@ static const struct conversation
     {">Q d S c S Q <G E Z Z C Z", true},   /* the first Sync was ignored ... */
     {">Q d S c S Q <G E Z Z Z C Z", true}, /* ... or not */
     {">Q d c Q <E Z C Z", true},
+    {">Q d c <G >Q d f S Q <C Z G E Z Z C Z", true},
+    {">P B E d c S <1 2 G >P B E d c S Q <C Z 1 2 G C Z C Z", true},
     {">Q d c Q <C Z C Z", true},
     {">Q <G >S d c <C Z", true},
     {">Q <3!", false},
