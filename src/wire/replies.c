@@ -408,7 +408,9 @@ replies_take(struct replies *replies, const struct message *message)
         return REPLY_UNEXPECTED;
     }
     if (message->type == MSG_READY) {
-        if (!is_status(message)) {
+        /* The end of a Query or FunctionCall that nothing was said of belongs to something else. */
+        bool is_early = !replies->has_answered && head & (ON(REPLY_QUERY) | ON(REPLY_FUNCTION));
+        if (!is_status(message) || is_early) {
             return REPLY_UNEXPECTED;
         }
         replies->status = (char)message->body[0];

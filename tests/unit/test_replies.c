@@ -55,6 +55,10 @@ static const struct conversation
     {"<1!", false},
     {"<Z!", false},
     {"<E!", false},
+    {">Q <Z!", false},
+    {">Q <NZ!", false},
+    {">F <Z!", false},
+    {">Q >Q <CZZ!", false},
     {">Q <1!", false},
     {">Q <2!", false},
     /* The same, sent before it was known that PostgreSQL wants data. */
