@@ -308,8 +308,6 @@ follow_close(struct client *client, const char *text)
 void
 follow_end(struct client *client)
 {
-    if (client->baggage->names.all != NULL || client->baggage->names.changes_count > 0) {
-        names_deinit(&client->baggage->names, registry(client));
-    }
+    names_deinit(&client->baggage->names, registry(client));
     buf_deinit(&client->baggage->unnamed.body);
 }
