@@ -83,8 +83,8 @@ struct crowd
     struct client_list in[CLIENT_STATES];
     unsigned count[CLIENT_STATES];
     struct slots tickets; /* owns; of clients, for posts */
-    struct buf insert;    /* owns: what goes to a backend in front of a message; empty in between */
-    struct buf rewritten; /* owns: what a read became; empty in between */
+    struct buf insert;    /* owns: what goes to a backend in front of a message; of one read */
+    struct buf rewritten; /* owns: what a read became; of one read */
     _Atomic int load;     /* shared: clients here, for whoever distributes them */
 };
 

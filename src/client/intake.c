@@ -303,6 +303,9 @@ intake_take(struct client *client, const uint8_t *data, size_t len)
     struct intake intake = {.data = data, .end = data + len, .span = data};
     size_t most;
 
+    /* Those of a client that was refused in the midst of a read are nobody's. */
+    buf_clear(&client->crowd->insert);
+    buf_clear(&client->crowd->rewritten);
     loop_scratch(client->crowd->pool.loop, &most);
     intake.data += pass_rest(client, len);
     if (client->relay.drops_client_rest) {

@@ -353,3 +353,17 @@ def test_named_rollback_leaves_a_lost_transaction(pool, wire, postgres):
     assert w.kinds(answers(wire, use("r"))[0]) == "2CZ"
     assert wire.status == "I"
     assert w.rows(answers(wire, use("s"))[0]) == [("1",)]
+
+
+@pytest.mark.parametrize("garbage", [b"\x01\0\0\0\x04", b"S\0\0\0\x01", w.parse("SELECT 1 /* " + "x" * (17 << 20) + " */", "big")],
+                         ids=["type", "length", "size"])
+def test_rewritten_bytes_of_a_refused_client_reach_nobody(postgres, start_pooler, garbage):
+    """What was rewritten of its last read waited for the next client of that worker."""
+    pool = start_pooler(postgres, default_pool_size="2", workers="1")
+    with pool.wire() as bad, pool.wire() as good:
+        answers(good, w.query("SELECT 1"))
+        bad.send_raw(w.parse("INSERT INTO nowhere VALUES (1)", "mine") + w.bind(name="mine") + w.execute() + w.sync() + garbage)
+        assert w.errors(bad.recv_all())
+        for number in range(3):
+            answer, = answers(good, w.query(f"SELECT {number}"))
+            assert w.kinds(answer) == "TDCZ" and w.rows(answer) == [(str(number),)]
