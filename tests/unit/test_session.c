@@ -98,6 +98,8 @@ static const struct example
     {"SELECT set_config($1, 'b', false)", L | U, ""},
     {"SELECT set_config('a' || 'b', 'b', false)", L | U, ""},
     {"SELECT set_config('a', 'b', true), set_config('c', 'd', false)", L, "c "},
+    {"SELECT 0set_config('a', 'b', false)", L, "a "}, /* PostgreSQL before 15: 0 AS set_config */
+    {"SELECT $x$y$x$lastval()", Q, ""},
     {"SELECT 1 FROM (SELECT set_config('a', 'b', 'false')) x", L, "a "},
     /* things */
     {"LISTEN x", L, ""},
