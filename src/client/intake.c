@@ -49,24 +49,22 @@ struct intake
     bool must_run;       /* aborted_run() before the rest */
 };
 
-/* A text that is about to be run: it may leave something in the session. Where statements are
- * followed, Bind is what runs one (client/rewrite). */
+/* A text that is about to be run may leave something in the session. Where statements are followed
+ * client/rewrite notes it, which reads the text too. */
 static void
 note_text(struct client *client, const struct message *message, bool is_whole)
 {
     struct reader reader = reader_over(message->body, message->body_len);
+    bool has_text = message->type == MSG_QUERY || message->type == MSG_PARSE;
 
-    if (!session_is_watched(client) || client->lease.backend->replies.is_skipping) {
+    if (!has_text || client->follows_names || !client->watches_session ||
+        client->lease.backend->replies.is_skipping) {
         return;
     }
-    if (message->type == MSG_QUERY) {
-        session_note(client, is_whole ? reader_string(&reader) : NULL);
-    } else if (message->type == MSG_PARSE && !client->follows_names) {
-        if (is_whole) {
-            reader_string(&reader);
-        }
-        session_note(client, is_whole ? reader_string(&reader) : NULL);
+    if (is_whole && message->type == MSG_PARSE) {
+        reader_string(&reader); /* the name */
     }
+    session_note(client, is_whole ? reader_string(&reader) : NULL);
 }
 
 /* Books a message that is about to be forwarded: what will answer it, and what is kept of it. */

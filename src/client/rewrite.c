@@ -108,15 +108,14 @@ note_dealing(void *arg, const char *name, bool is_statement)
     }
 }
 
+/* For texts that the quick pass suspects. */
 static struct dealing
 read_dealing(struct client *client, const char *text)
 {
     struct dealing dealing = {0};
 
-    if (session_is_suspect(text, strlen(text))) {
-        dealing.marks = session_read(
-            text, strlen(text), loss_has_backslash_escapes(client), note_dealing, &dealing);
-    }
+    dealing.marks = session_read(
+        text, strlen(text), loss_has_backslash_escapes(client), note_dealing, &dealing);
     return dealing;
 }
 
@@ -134,19 +133,21 @@ drop_all(struct client *client, uint64_t group)
 /* The name that a text of nothing but DEALLOCATE <name> is about, if the client has it. False:
  * wait. */
 static bool
-find_deallocated(struct client *client, const char *text, struct name **out)
+find_deallocated(
+    struct client *client, const char *text, const struct dealing *dealing, struct name **out)
 {
-    struct dealing dealing = read_dealing(client, text);
-    struct sql_scanner scanner = sql_over(text, strlen(text), false);
     struct sql_statement statement;
 
     *out = NULL;
-    if (!(dealing.marks & SESSION_DEALLOCATES) || dealing.names != 1 ||
-        !sql_next(&scanner, &statement) || sql_next(&scanner, &statement)) {
+    if (!(dealing->marks & SESSION_DEALLOCATES) || dealing->names != 1) {
+        return true;
+    }
+    struct sql_scanner scanner = sql_over(text, strlen(text), false);
+    if (!sql_next(&scanner, &statement) || sql_next(&scanner, &statement)) {
         return true;
     }
     uint64_t group = client->lease.backend->replies.group;
-    return names_find(&client->baggage->names, dealing.name, group, out) != NAME_UNSURE;
+    return names_find(&client->baggage->names, dealing->name, group, out) != NAME_UNSURE;
 }
 
 /* PostgreSQL deallocates something in its place: the tag and the errors are the same. */
@@ -174,39 +175,57 @@ needs_no_sequences(const struct client *client, unsigned marks)
            replies->count <= replies->opened;
 }
 
+/* A Query of DEALLOCATE <name>. */
+static void
+query_deallocate(struct client *client, const struct message *message, struct name *name,
+    struct rewrite *rewrite)
+{
+    struct replies *replies = &client->lease.backend->replies;
+    /* A Sync, but not where it would end what an error has begun to skip. */
+    bool is_alone = replies_is_empty(replies) && !replies->is_open;
+
+    add_victim(client, rewrite->insert);
+    if (is_alone) {
+        message_add_simple(rewrite->insert, MSG_SYNC);
+        replies_push(replies, REPLY_SYNC, REPLY_INSERTED);
+    }
+    message_add_query(rewrite->insert, deallocate);
+    rewrite->skip = message->len;
+    replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
+    replies_mark(replies);
+    names_close(&client->baggage->names, name, NAMES_ALONE);
+}
+
+/* The text is looked at once: most say nothing. */
 static enum rewrite_result
 take_query(struct client *client, const struct message *message, size_t len,
     struct rewrite *rewrite)
 {
     struct replies *replies = &client->lease.backend->replies;
     struct reader reader = reader_over(message->body, message->body_len);
-    const char *text = message_is_complete(message, len) ? reader_string(&reader) : "";
+    const char *text = message_is_complete(message, len) ? reader_string(&reader) : NULL;
+    bool is_suspect = text == NULL || session_is_suspect(text, strlen(text));
+    struct dealing dealing = {0};
     struct name *name;
 
-    struct dealing dealing = read_dealing(client, text);
+    if (is_suspect && text != NULL) {
+        dealing = read_dealing(client, text);
+    }
     bool drops_all = dealing.marks & SESSION_DEALLOCATES_ALL;
-    if (!find_deallocated(client, text, &name) ||
+    if (!find_deallocated(client, text, &dealing, &name) ||
         (drops_all && names_have_earlier(&client->baggage->names, replies->group))) {
         return REWRITE_WAIT;
     }
     unnamed_forget(client);
+    if (is_suspect) {
+        session_note_suspect(client, text);
+    }
     if (needs_no_sequences(client, dealing.marks) && replies_is_empty(replies)) {
         message_add_query(rewrite->insert, discard_sequences);
         replies_push(replies, REPLY_QUERY, REPLY_INSERTED);
     }
     if (name != NULL) {
-        /* Not where it would end what an error has begun to skip. */
-        bool is_alone = replies_is_empty(replies) && !replies->is_open;
-        add_victim(client, rewrite->insert);
-        if (is_alone) {
-            message_add_simple(rewrite->insert, MSG_SYNC);
-            replies_push(replies, REPLY_SYNC, REPLY_INSERTED);
-        }
-        message_add_query(rewrite->insert, deallocate);
-        rewrite->skip = message->len;
-        replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
-        replies_mark(replies);
-        names_close(&client->baggage->names, name, NAMES_ALONE);
+        query_deallocate(client, message, name, rewrite);
         return REWRITE_DONE;
     }
     replies_push(replies, REPLY_QUERY, REPLY_FOR_CLIENT);
@@ -227,7 +246,7 @@ parse_deallocate(struct client *client, const struct message *message, struct na
     memcpy(body, deallocate, sizeof(deallocate));
     add_victim(client, rewrite->insert);
     insert_write_parse(rewrite->insert, "", body, sizeof(body));
-    unnamed_keep(client, body, sizeof(body));
+    unnamed_keep(client, body, sizeof(body), true);
     rewrite->skip = message->len;
     replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
     replies_mark(replies);
@@ -253,7 +272,7 @@ take_execute(struct client *client, const struct message *message)
     return result;
 }
 
-/* A Bind of this text. */
+/* A Bind of this text, which is suspect. */
 static void
 note_bind(struct client *client, const char *text, struct buf *buf)
 {
@@ -354,18 +373,23 @@ parse_unnamed(struct client *client, const struct message *message, const struct
     struct replies *replies = &client->lease.backend->replies;
 
     if (reader == NULL || !is_well_formed(*reader)) {
-        unnamed_keep(client, NULL, 0);
+        unnamed_keep(client, NULL, 0, true);
         replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
         return REWRITE_DONE;
     }
-    struct name *name;
-    if (!find_deallocated(client, (const char *)reader->at, &name)) {
-        return REWRITE_WAIT;
+    const char *text = (const char *)reader->at;
+    bool is_suspect = session_is_suspect(text, strlen(text));
+    if (is_suspect) {
+        struct dealing dealing = read_dealing(client, text);
+        struct name *name;
+        if (!find_deallocated(client, text, &dealing, &name)) {
+            return REWRITE_WAIT;
+        }
+        if (name != NULL) {
+            return parse_deallocate(client, message, name, rewrite);
+        }
     }
-    if (name != NULL) {
-        return parse_deallocate(client, message, name, rewrite);
-    }
-    unnamed_keep(client, reader->at, reader_left(reader));
+    unnamed_keep(client, reader->at, reader_left(reader), is_suspect);
     replies_push(replies, REPLY_PARSE_UNNAMED, REPLY_FOR_CLIENT);
     return REWRITE_DONE;
 }

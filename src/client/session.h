@@ -26,13 +26,6 @@ enum pin
     PIN_UNKNOWN = 256, /* PostgreSQL did not say */
 };
 
-/* Whether texts of this client must be shown to session_note(). */
-static inline bool
-session_is_watched(const struct client *client)
-{
-    return client->watches_session;
-}
-
 /* The client logged in. */
 void session_start(struct client *client);
 

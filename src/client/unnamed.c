@@ -2,9 +2,6 @@
 #include "client/unnamed.h"
 
 #include "client/insert.h"
-#include "wire/session.h"
-
-#include <string.h>
 
 /* From here on what this backend has as its unnamed statement is this client's doing. */
 static void
@@ -24,12 +21,11 @@ unnamed_own(struct client *client)
 
 /* body is empty when it is not known. */
 void
-unnamed_keep(struct client *client, const uint8_t *body, size_t len)
+unnamed_keep(struct client *client, const uint8_t *body, size_t len, bool is_suspect)
 {
     struct unnamed *unnamed = &client_baggage(client)->unnamed;
 
-    unnamed->is_suspect =
-        len == 0 || session_is_suspect((const char *)body, strlen((const char *)body));
+    unnamed->is_suspect = is_suspect;
     unnamed->exists = true;
     unnamed->group = client->lease.backend->replies.group;
     buf_clear(&unnamed->body);

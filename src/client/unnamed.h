@@ -7,8 +7,9 @@
 
 #include "client/client.h"
 
-/* A Parse of it is being sent; body: what follows the name, empty when it is not known. */
-void unnamed_keep(struct client *client, const uint8_t *body, size_t len);
+/* A Parse of it is being sent; body: what follows the name, empty when it is not known. is_suspect:
+ * its text may leave something in the session. */
+void unnamed_keep(struct client *client, const uint8_t *body, size_t len, bool is_suspect);
 
 /* What is being sent drops it: a Query, a Close. */
 void unnamed_forget(struct client *client);
