@@ -10,8 +10,8 @@
 
 #include "base/mem.h"
 #include "base/state.h"
-#include "client/loss.h"
 #include "client/follow.h"
+#include "client/loss.h"
 #include "wire/message.h"
 #include "wire/sql.h"
 

@@ -9,10 +9,10 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/aborted.h"
+#include "client/follow.h"
 #include "client/login.h"
 #include "client/loss.h"
 #include "client/session.h"
-#include "client/follow.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -223,6 +223,12 @@ client_baggage(struct client *client)
         client->baggage = mem_new(sizeof(*client->baggage));
     }
     return client->baggage;
+}
+
+struct statements *
+client_statements(const struct client *client)
+{
+    return pools_statements(client->crowd->pool.pools);
 }
 
 static void

@@ -12,9 +12,9 @@
 #pragma once
 
 #include "base/log.h"
+#include "client/names.h"
 #include "conf/settings.h"
 #include "net/listen.h"
-#include "client/names.h"
 #include "net/stream.h"
 #include "pool/pool.h"
 
@@ -199,6 +199,9 @@ void client_become(struct client *client, enum client_state state);
 
 /* The client's own baggage, made when it has none: before anything is put into it. */
 struct baggage *client_baggage(struct client *client);
+
+/* Where the prepared statements of all clients are. */
+struct statements *client_statements(const struct client *client);
 
 /* Writes what was built and frees it. */
 void client_send(struct client *client, struct buf *buf);

@@ -5,9 +5,9 @@
 #include "client/deliver.h"
 
 #include "base/state.h"
+#include "client/follow.h"
 #include "client/limits.h"
 #include "client/loss.h"
-#include "client/follow.h"
 #include "client/session.h"
 
 static void

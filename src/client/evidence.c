@@ -4,8 +4,8 @@
  */
 #include "client/evidence.h"
 
-#include "client/loss.h"
 #include "client/follow.h"
+#include "client/loss.h"
 #include "client/session.h"
 #include "pool/pool.h"
 #include "wire/sql.h"
@@ -50,7 +50,8 @@ evidence_gather(struct evidence *evidence, struct client *client, const struct f
     /* It did not keep to the protocol, or gave another answer than before: no third try. */
     evidence->common |= strcmp(cause->sqlstate, "08P01") == 0 ? FACT_WORN_OUT : 0;
     bool is_refused =
-        strcmp(cause->sqlstate, "25006") == 0 || strcmp(cause->sqlstate, "0A000") == 0;
+        strcmp(cause->sqlstate, STATE_READ_ONLY) == 0 ||
+        strcmp(cause->sqlstate, STATE_STALE_PLAN) == 0;
     evidence->common |= !is_fatal && is_refused ? FACT_REFUSED : 0;
 }
 

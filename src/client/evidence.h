@@ -7,6 +7,10 @@
 #include "client/client.h"
 #include "pool/retry.h"
 
+/* SQLSTATEs of refusals that another try, or backend, does not meet. */
+#define STATE_READ_ONLY "25006"
+#define STATE_STALE_PLAN "0A000"
+
 struct evidence
 {
     struct client *client;

@@ -4,10 +4,9 @@
  */
 #include "client/follow.h"
 
-#include "client/unnamed.h"
-
 #include "base/state.h"
-#include "pool/pools.h"
+#include "client/evidence.h"
+#include "client/unnamed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,18 +14,12 @@
 /* Where our names begin in PostgreSQL's words. */
 static const char ours[] = "pgkeel_";
 
-static struct statements *
-registry(const struct client *client)
-{
-    return pools_statements(client->crowd->pool.pools);
-}
-
 /* ---- replies ---- */
 
 bool
 follow_is_stale_plan(const struct error_fields *fields)
 {
-    return strcmp(fields->sqlstate, "0A000") == 0 &&
+    return strcmp(fields->sqlstate, STATE_STALE_PLAN) == 0 &&
            strcmp(fields->routine, "RevalidateCachedQuery") == 0;
 }
 
@@ -38,12 +31,10 @@ follow_is_described(const struct client *client)
     size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
     struct message message;
 
-    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+    while (message_next(&bytes, &len, &message)) {
         if (message.type == MSG_DESCRIBE && message.body_len > 0 && message.body[0] == 'P') {
             return true;
         }
-        bytes += message.len;
-        len -= message.len;
     }
     return false;
 }
@@ -108,13 +99,11 @@ each_name(struct client *client, void (*fn)(struct client *, struct name *, void
     size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
     struct message message;
 
-    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+    while (message_next(&bytes, &len, &message)) {
         struct name *name = name_in(client, &message);
         if (name != NULL) {
             fn(client, name, arg);
         }
-        bytes += message.len;
-        len -= message.len;
     }
 }
 
@@ -183,7 +172,7 @@ static void
 retire(struct client *client, struct name *name, void *arg)
 {
     (void)arg;
-    statement_retire(registry(client), name->statement);
+    statement_retire(client_statements(client), name->statement);
 }
 
 /* Drops that are still on their way. */
@@ -226,7 +215,7 @@ follow_error(struct client *client, const struct message *message,
     if (reply->was_marked && replies->marks == 0 && change != NULL) {
         change->has_failed = true; /* a Query: nothing is skipped, its end is still to come */
     }
-    names_skipped(&client->baggage->names, registry(client), replies->marks);
+    names_skipped(&client->baggage->names, client_statements(client), replies->marks);
     count_drops(client);
     unnamed_follow_error(client);
     is_explained = is_explained || explain_name(client, message, fields.message, instead);
@@ -255,13 +244,13 @@ follow_reply(struct client *client, const struct message *message,
             prepared_confirm(
                 &client->lease.backend->prepared, change->name->statement);
         }
-        names_done(names, registry(client));
+        names_done(names, client_statements(client));
         count_drops(client);
     }
     if (message->type == MSG_READY && names->done > 0 &&
         (names->changes[0].group < replies->answered ||
             (replies_is_empty(replies) && !replies->is_open))) {
-        names_commit(names, registry(client));
+        names_commit(names, client_statements(client));
     }
     return follow;
 }
@@ -290,7 +279,7 @@ void
 follow_lost(struct client *client, bool resends)
 {
     if (client->baggage->names.changes_count > 0) {
-        names_lost(&client->baggage->names, registry(client), !resends);
+        names_lost(&client->baggage->names, client_statements(client), !resends);
     }
 }
 
@@ -301,13 +290,13 @@ follow_close(struct client *client, const char *text)
 
     HASH_FIND_STR(client->baggage->names.all, text, name);
     if (name != NULL) {
-        names_remove(&client->baggage->names, registry(client), name);
+        names_remove(&client->baggage->names, client_statements(client), name);
     }
 }
 
 void
 follow_end(struct client *client)
 {
-    names_deinit(&client->baggage->names, registry(client));
+    names_deinit(&client->baggage->names, client_statements(client));
     buf_deinit(&client->baggage->unnamed.body);
 }

@@ -14,16 +14,12 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/evidence.h"
-#include "client/session.h"
 #include "client/follow.h"
+#include "client/session.h"
 #include "pool/pools.h"
 #include "pool/retry.h"
 
 #include <inttypes.h>
-
-/* SQLSTATEs of refusals that another try, or backend, does not meet. */
-#define READ_ONLY "25006"
-#define STALE_PLAN "0A000"
 
 /* What an open request or transaction would undo, and what a moved request was told. */
 struct loss
@@ -504,9 +500,10 @@ loss_take(struct client *client, const struct fail *fail)
         client_close(client, &cause);
         return;
     }
-    bool is_stale_plan = backend->last_fail == NULL && strcmp(cause.sqlstate, STALE_PLAN) == 0;
-    if (backend->last_fail == NULL && strcmp(cause.sqlstate, READ_ONLY) == 0) {
-        health_demoted(backend, READ_ONLY);
+    bool is_stale_plan =
+        backend->last_fail == NULL && strcmp(cause.sqlstate, STATE_STALE_PLAN) == 0;
+    if (backend->last_fail == NULL && strcmp(cause.sqlstate, STATE_READ_ONLY) == 0) {
+        health_demoted(backend, STATE_READ_ONLY);
     }
     evidence_gather(&evidence, client, &cause);
     struct retry_verdict verdict = retry_judge(evidence_transaction(&evidence), evidence.level);
@@ -553,7 +550,7 @@ loss_is_refusal(struct client *client, const struct message *message, struct fai
     }
     message_parse_error(message->body, message->body_len, &fields);
     bool is_demotion = pool_policy(client->lease.side)->is_read_write &&
-                       strcmp(fields.sqlstate, READ_ONLY) == 0;
+                       strcmp(fields.sqlstate, STATE_READ_ONLY) == 0;
     if (!is_demotion && !(follow_is_stale_plan(&fields) && follow_is_described(client))) {
         return false;
     }

@@ -29,7 +29,6 @@ enter(struct names *names, struct name *name)
 {
     HASH_ADD_KEYPTR(hh, names->all, name->text, name->size - 1, name);
     names->count++;
-    names->bytes += sizeof(*name) + name->size;
 }
 
 static void
@@ -37,7 +36,6 @@ leave(struct names *names, struct name *name)
 {
     HASH_DELETE(hh, names->all, name);
     names->count--;
-    names->bytes -= sizeof(*name) + name->size;
 }
 
 static void
@@ -119,7 +117,6 @@ names_close_all(struct names *names, uint64_t group)
     add_change(names, CHANGE_CLOSE_ALL, group)->names = names->all;
     names->all = NULL;
     names->count = 0;
-    names->bytes = 0;
 }
 
 bool

@@ -55,7 +55,6 @@ struct names
 {
     struct name *all; /* own */
     unsigned count;
-    size_t bytes;
     struct change *changes; /* own; oldest first */
     unsigned changes_count, changes_size, done;
 };

@@ -5,22 +5,15 @@
  */
 #include "client/rewrite.h"
 
-#include "client/loss.h"
 #include "client/insert.h"
+#include "client/loss.h"
 #include "client/session.h"
 #include "client/unnamed.h"
-#include "pool/pools.h"
 #include "wire/session.h"
 #include "wire/sql.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static struct statements *
-registry(const struct client *client)
-{
-    return pools_statements(client->crowd->pool.pools);
-}
 
 /* ---- what the backend has ---- */
 
@@ -34,7 +27,7 @@ trim(struct client *client, struct buf *buf)
 
     while (!backend->replies.is_open && backend->prepared.count > 0 &&
            backend->prepared.count >= most) {
-        prepared_drop_oldest(&backend->prepared, registry(client), name);
+        prepared_drop_oldest(&backend->prepared, client_statements(client), name);
         insert_close(client, buf, name);
     }
 }
@@ -80,8 +73,9 @@ refresh(struct client *client, struct name *name)
         return name->statement;
     }
     const uint8_t *body = statement_body(name->statement, &len);
-    struct statement *fresh = statements_get(registry(client), &client->vars, body, len, SIZE_MAX);
-    statement_release(registry(client), name->statement);
+    struct statement *fresh =
+        statements_get(client_statements(client), &client->vars, body, len, SIZE_MAX);
+    statement_release(client_statements(client), name->statement);
     name->statement = fresh;
     name->settings_version = client->vars.version;
     return fresh;
@@ -334,7 +328,7 @@ parse_new(struct client *client, struct rewrite *rewrite, const struct message *
     switch (prepared_find(
         &backend->prepared, statement, backend->replies.group, backend->replies.answered)) {
     case PREPARED_UNSURE:
-        statement_release(registry(client), statement);
+        statement_release(client_statements(client), statement);
         return REWRITE_WAIT;
     case PREPARED_HERE:
         is_known = can_skip_parse(&backend->replies);
@@ -429,7 +423,7 @@ take_parse(struct client *client, const struct message *message, size_t len,
     }
     struct statement *statement = NULL;
     if (client->baggage->names.count < NAMES_MAX) {
-        statement = statements_get(registry(client), &client->vars, reader.at, body_len,
+        statement = statements_get(client_statements(client), &client->vars, reader.at, body_len,
             (size_t)client->crowd->pool.settings->prepared_memory);
     }
     if (statement == NULL) {

@@ -195,15 +195,14 @@ is_preliminary(uint8_t type)
 void
 held_tell(struct held *held, const uint8_t *from, const uint8_t *to)
 {
+    size_t len = from < to ? (size_t)(to - from) : 0;
     struct message message;
 
-    while (from < to && message_peek(from, (size_t)(to - from), &message) == MESSAGE_OK &&
-           message_is_complete(&message, (size_t)(to - from))) {
+    while (message_next(&from, &len, &message)) {
         if (is_preliminary(message.type)) {
-            buf_add(&held->told, from, message.len);
+            buf_add(&held->told, message.body - MESSAGE_HEADER, message.len);
             held->repeated += message.len;
         }
-        from += message.len;
     }
     if (buf_len(&held->told) > TOLD_MAX) {
         held->seen |= SEEN_ROWS;
@@ -316,10 +315,8 @@ read_content(const uint8_t *bytes, size_t len, const struct held_walk *walk)
     struct content content = {.is_abortable = true, .is_read = true, .is_rollback = true};
     struct message message;
 
-    while (message_peek(bytes, len, &message) == MESSAGE_OK && message_is_complete(&message, len)) {
+    while (message_next(&bytes, &len, &message)) {
         add_message(&content, &message, walk);
-        bytes += message.len;
-        len -= message.len;
     }
     return content;
 }
@@ -424,8 +421,7 @@ held_modes(const struct held *held, size_t *len_out)
     const char *modes = "";
 
     *len_out = 0;
-    while (len > 0 && message_peek(bytes, len, &message) == MESSAGE_OK &&
-           message_is_complete(&message, len)) {
+    while (message_next(&bytes, &len, &message)) {
         struct reader reader = reader_over(message.body, message.body_len);
         if (message.type == MSG_PARSE) {
             reader_string(&reader);
@@ -440,8 +436,6 @@ held_modes(const struct held *held, size_t *len_out)
                 *len_out = statement.modes_len;
             }
         }
-        bytes += message.len;
-        len -= message.len;
     }
     return modes;
 }

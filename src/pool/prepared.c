@@ -111,17 +111,6 @@ prepared_drop_oldest(struct prepared *prepared, struct statements *statements, c
 }
 
 void
-prepared_drop(
-    struct prepared *prepared, struct statements *statements, const struct statement *statement)
-{
-    struct prepared_entry *entry = entry_of(prepared, statement);
-
-    if (entry != NULL) {
-        drop(prepared, statements, entry);
-    }
-}
-
-void
 prepared_drop_all(struct prepared *prepared, struct statements *statements)
 {
     struct prepared_entry *entry, *next;

@@ -59,9 +59,5 @@ void prepared_group_failed(
 /* Takes out the longest unused; the caller closes it at PostgreSQL. Returns its name. */
 void prepared_drop_oldest(struct prepared *prepared, struct statements *statements, char *name);
 
-/* It is not there any more. */
-void prepared_drop(
-    struct prepared *prepared, struct statements *statements, const struct statement *statement);
-
 /* Nothing is there any more, the unnamed one included. */
 void prepared_drop_all(struct prepared *prepared, struct statements *statements);

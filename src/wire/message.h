@@ -132,6 +132,18 @@ message_is_complete(const struct message *message, size_t len)
     return message->len <= len;
 }
 
+/* Takes the next complete message off the front of a run of them; false when there is none. */
+static inline bool
+message_next(const uint8_t **data, size_t *len, struct message *out)
+{
+    if (message_peek(*data, *len, out) != MESSAGE_OK || !message_is_complete(out, *len)) {
+        return false;
+    }
+    *data += out->len;
+    *len -= out->len;
+    return true;
+}
+
 /* Name of a message type for the log, "unknown" when there is none. */
 const char *message_name(uint8_t type, bool is_from_client);
 

@@ -10,12 +10,6 @@
 #include <stdint.h>
 #include <string.h>
 
-static char
-to_lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
 /* ---- the quick pass ---- */
 
 /* Words that say something where a statement begins, and such that do everywhere; by first letter.
@@ -73,7 +67,7 @@ is_word(const char *text, size_t len, const char *word)
     size_t i = 0;
 
     for (; i < len && word[i] != '\0'; i++) {
-        if (to_lower(text[i]) != word[i]) {
+        if (sql_lower(text[i]) != word[i]) {
             return false;
         }
     }
@@ -94,7 +88,7 @@ is_listed(const char *text, size_t len, const char *const *words, size_t count)
 static bool
 is_telling(const char *text, size_t len, bool leads)
 {
-    unsigned letter = (unsigned)(to_lower(text[0]) - 'a');
+    unsigned letter = (unsigned)(sql_lower(text[0]) - 'a');
 
     return letter < 26 &&
            ((leads && is_listed(text, len, leading[letter], 6)) ||
@@ -179,7 +173,7 @@ fold(const struct token *token, char *name)
         if (len >= SESSION_NAME_SIZE - 1) {
             return false;
         }
-        name[len++] = is_quoted ? token->text[i] : to_lower(token->text[i]);
+        name[len++] = is_quoted ? token->text[i] : sql_lower(token->text[i]);
         i += is_quoted && token->text[i] == token->text[0];
     }
     name[len] = '\0';

@@ -26,16 +26,10 @@ is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-static char
-to_lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
 static bool
 is_word_start(char c)
 {
-    return (to_lower(c) >= 'a' && to_lower(c) <= 'z') || c == '_' || (unsigned char)c >= 0x80;
+    return (sql_lower(c) >= 'a' && sql_lower(c) <= 'z') || c == '_' || (unsigned char)c >= 0x80;
 }
 
 static bool
@@ -216,7 +210,7 @@ quoted(bool is_terminated)
 static enum token_kind
 skip_word(struct sql_scanner *scanner)
 {
-    char letter = to_lower(peek(scanner, 0));
+    char letter = sql_lower(peek(scanner, 0));
 
     if (peek(scanner, 1) == '\'' && (letter == 'e' || letter == 'b' || letter == 'x')) {
         scanner->at += 2;
@@ -288,7 +282,7 @@ token_is(const struct token *token, const char *word)
         return false;
     }
     for (size_t i = 0; i < len; i++) {
-        if (to_lower(token->text[i]) != word[i]) {
+        if (sql_lower(token->text[i]) != word[i]) {
             return false;
         }
     }

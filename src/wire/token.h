@@ -36,6 +36,13 @@ struct sql_scanner
  * in flight may have changed it, scans by both rules and takes the worse answer. */
 struct sql_scanner sql_over(const char *text, size_t len, bool has_backslash_escapes);
 
+/* The small letter for a capital one, as PostgreSQL folds keywords: ASCII only. */
+static inline char
+sql_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
 /* The next token. Behind TOKEN_BAD and TOKEN_END come only more of TOKEN_END. */
 struct token sql_token(struct sql_scanner *scanner);
 
