@@ -22,6 +22,7 @@
 
 struct aborted;
 struct client;
+struct deferred;
 struct helpers;
 struct login;
 struct loss;
@@ -156,6 +157,7 @@ struct baggage
 {
     struct names names; /* owns: its prepared statements */
     struct unnamed unnamed;
+    struct deferred *deferred; /* owns, or NULL: a Bind that waits (client/provide) */
     uint64_t drops_in_group; /* in which it bound DEALLOCATE ALL or DISCARD ALL; 0: none */
     struct vars startup;     /* owns: its settings at login; empty until one changes */
     struct session *session; /* owns, or NULL: nothing of it was left on a backend */

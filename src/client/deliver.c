@@ -135,9 +135,12 @@ judge(struct passage *passage, struct client *client, struct message *message, b
         return REPLY_UNEXPECTED;
     }
     struct follow_facts reply = {is_whole, replies_is_marked(&backend->replies)};
-    enum reply_verdict verdict = backend_take(backend, message);
+    enum reply_verdict verdict = backend_take(backend, message, is_whole);
     if (client->baggage->names.changes_count > 0 || message->type == MSG_ERROR) {
         follow_names(passage, client, message, &reply);
+    }
+    if (backend->prepared.changed != 0) {
+        follow_columns(client);
     }
     if (verdict != REPLY_FORWARD) {
         if (message->type == MSG_PARAMETER_STATUS && verdict == REPLY_SWALLOW && is_whole) {

@@ -6,10 +6,14 @@
 
 #include "base/state.h"
 #include "client/evidence.h"
+#include "client/provide.h"
 #include "client/unnamed.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+/* PostgreSQL's function that finds changed columns. */
+#define STALE_PLAN_ROUTINE "RevalidateCachedQuery"
 
 /* Where our names begin in PostgreSQL's words. */
 static const char ours[] = "pgkeel_";
@@ -20,23 +24,7 @@ bool
 follow_is_stale_plan(const struct error_fields *fields)
 {
     return strcmp(fields->sqlstate, STATE_STALE_PLAN) == 0 &&
-           strcmp(fields->routine, "RevalidateCachedQuery") == 0;
-}
-
-bool
-follow_is_described(const struct client *client)
-{
-    const struct held *held = &client->lease.backend->held;
-    const uint8_t *bytes = buf_head(&held->bytes);
-    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
-    struct message message;
-
-    while (message_next(&bytes, &len, &message)) {
-        if (message.type == MSG_DESCRIBE && message.body_len > 0 && message.body[0] == 'P') {
-            return true;
-        }
-    }
-    return false;
+           strcmp(fields->routine, STALE_PLAN_ROUTINE) == 0;
 }
 
 /* The error as it came, but for its primary text. */
@@ -56,6 +44,35 @@ add_error_with_text(struct buf *buf, const struct message *message, const char *
     message_end(buf, begin);
 }
 
+/* As PostgreSQL says it; drivers look at the name of its function. */
+static void
+add_stale_plan(struct buf *buf)
+{
+    static const struct
+    {
+        char field;
+        const char *value;
+    } words[] = {{'S', "ERROR"}, {'V', "ERROR"}, {'C', STATE_STALE_PLAN},
+        {'M', "cached plan must not change result type"}, {'F', "plancache.c"},
+        {'R', STALE_PLAN_ROUTINE}};
+    size_t begin = message_begin(buf, MSG_ERROR);
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        buf_add_u8(buf, (uint8_t)words[i].field);
+        buf_add_string(buf, words[i].value);
+    }
+    buf_add_u8(buf, 0);
+    message_end(buf, begin);
+}
+
+/* What PostgreSQL says where an error is provoked. */
+static bool
+is_provoked(const struct change *change, const char *sqlstate)
+{
+    return change->refused != REFUSED_NOT &&
+           strcmp(sqlstate, change->refused == REFUSED_STALE ? "26000" : "42P05") == 0;
+}
+
 /* The words of an error that was provoked. */
 static void
 explain_refusal(const struct change *change, const struct message *message, struct buf *instead)
@@ -65,6 +82,10 @@ explain_refusal(const struct change *change, const struct message *message, stru
     if (change->refused == REFUSED_DUPLICATE) {
         fail_set(&fail, "42P05", "prepared statement \"%s\" already exists", change->name->text);
         add_error_with_text(instead, message, fail.text);
+        return;
+    }
+    if (change->refused == REFUSED_STALE) {
+        add_stale_plan(instead);
         return;
     }
     fail_set(&fail, "53200", "too many prepared statements");
@@ -88,6 +109,35 @@ name_in(const struct client *client, const struct message *message)
     }
     HASH_FIND_STR(client->baggage->names.all, text, name);
     return name;
+}
+
+/* Whether a copy that was there stood for its Parse until this request: its client knows nothing of
+ * it yet. */
+static bool
+is_news(const struct client *client, const struct name *name)
+{
+    return name != NULL && name->assumed == client->lease.backend->replies.answered;
+}
+
+bool
+follow_may_renew(const struct client *client)
+{
+    const struct held *held = &client->lease.backend->held;
+    const uint8_t *bytes = buf_head(&held->bytes);
+    size_t len = held->count > 0 ? held_at(held, 0)->kept : 0;
+    struct message message;
+    bool may_renew = false;
+
+    while (message_next(&bytes, &len, &message)) {
+        if (message.type == MSG_BIND) {
+            may_renew = provide_tells(&message, message.len + len) ||
+                        is_news(client, name_in(client, &message));
+            if (!may_renew) {
+                return false;
+            }
+        }
+    }
+    return may_renew;
 }
 
 /* Calls fn with each name that the oldest request uses. */
@@ -172,6 +222,9 @@ static void
 retire(struct client *client, struct name *name, void *arg)
 {
     (void)arg;
+    if (is_news(client, name)) {
+        name->assumed = NAME_UNUSED;
+    }
     statement_retire(client_statements(client), name->statement);
 }
 
@@ -207,8 +260,7 @@ follow_error(struct client *client, const struct message *message,
     bool is_explained = false;
 
     message_parse_error(message->body, reply->is_whole ? message->body_len : 0, &fields);
-    if (reply->was_marked && change != NULL && change->refused != REFUSED_NOT &&
-        strcmp(fields.sqlstate, "42P05") == 0) {
+    if (reply->was_marked && change != NULL && is_provoked(change, fields.sqlstate)) {
         explain_refusal(change, message, instead);
         is_explained = true;
     }
@@ -255,6 +307,20 @@ follow_reply(struct client *client, const struct message *message,
     return follow;
 }
 
+void
+follow_columns(struct client *client)
+{
+    struct prepared *prepared = &client->lease.backend->prepared;
+    struct name *name, *next;
+
+    HASH_ITER(hh, client->baggage->names.all, name, next) {
+        if (name->statement->id == prepared->changed) {
+            provide_choose(client, name, true);
+        }
+    }
+    prepared->changed = 0;
+}
+
 /* ---- the rest ---- */
 
 const char *
@@ -297,6 +363,7 @@ follow_close(struct client *client, const char *text)
 void
 follow_end(struct client *client)
 {
+    provide_forget(client);
     names_deinit(&client->baggage->names, client_statements(client));
     buf_deinit(&client->baggage->unnamed.body);
 }

@@ -27,8 +27,13 @@ enum follow follow_reply(struct client *client, const struct message *message,
 /* Whether an error says that a prepared statement would give other columns than before. */
 bool follow_is_stale_plan(const struct error_fields *fields);
 
-/* Whether the oldest request asks for the columns of what it runs: the client learns new ones. */
-bool follow_is_described(const struct client *client);
+/* Whether the oldest request may run with other columns: its client learns them with it, or knows
+ * none yet. */
+bool follow_may_renew(const struct client *client);
+
+/* PostgreSQL described a statement anew and its client is told: the client's names stand for what
+ * it is now. */
+void follow_columns(struct client *client);
 
 /* The statements that the oldest request uses are prepared anew by whoever uses them next. */
 void follow_retire(struct client *client);

@@ -17,6 +17,17 @@ insert_close(struct client *client, struct buf *buf, const char *name)
 }
 
 void
+insert_describe(struct client *client, struct buf *buf, const char *name)
+{
+    size_t begin = message_begin(buf, MSG_DESCRIBE);
+
+    buf_add_u8(buf, 'S');
+    buf_add_string(buf, name);
+    message_end(buf, begin);
+    replies_push(&client->lease.backend->replies, REPLY_COLUMNS, REPLY_INSERTED);
+}
+
+void
 insert_write_parse(struct buf *buf, const char *name, const uint8_t *body, size_t len)
 {
     size_t begin = message_begin(buf, MSG_PARSE);

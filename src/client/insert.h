@@ -15,6 +15,9 @@ void insert_close(struct client *client, struct buf *buf, const char *name);
 void insert_parse(
     struct client *client, struct buf *buf, const char *name, const uint8_t *body, size_t len);
 
+/* A Describe of a statement, whose answer is for pool/prepared. */
+void insert_describe(struct client *client, struct buf *buf, const char *name);
+
 /* A Parse that nothing is pushed for. body: what follows the name. */
 void insert_write_parse(struct buf *buf, const char *name, const uint8_t *body, size_t len);
 

@@ -11,6 +11,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/loss.h"
+#include "client/provide.h"
 #include "client/relay.h"
 #include "client/rewrite.h"
 #include "client/session.h"
@@ -169,7 +170,8 @@ admit_message(
         }
     }
     struct backend *backend = client->lease.backend;
-    if (backend->replies.count >= REPLIES_MAX || backend->held.count >= HELD_MAX) {
+    if (backend->replies.count >= REPLIES_MAX || backend->held.count >= HELD_MAX ||
+        provide_is_deferring(client)) {
         client->relay.is_backlogged = true;
         return GATE_WAIT;
     }

@@ -15,6 +15,7 @@
 #include "client/aborted.h"
 #include "client/evidence.h"
 #include "client/follow.h"
+#include "client/provide.h"
 #include "client/session.h"
 #include "pool/pools.h"
 #include "pool/retry.h"
@@ -517,6 +518,7 @@ loss_take(struct client *client, const struct fail *fail)
     }
     client->relay.drops_client_rest = client->relay.client_rest > 0;
     client->relay.is_backlogged = false;
+    provide_forget(client);
     client->relay.is_cancelled = client->relay.is_limit_told = false;
     client->relay.expired = LIMIT_NONE;
     carry_out(&evidence, verdict);
@@ -551,7 +553,7 @@ loss_is_refusal(struct client *client, const struct message *message, struct fai
     message_parse_error(message->body, message->body_len, &fields);
     bool is_demotion = pool_policy(client->lease.side)->is_read_write &&
                        strcmp(fields.sqlstate, STATE_READ_ONLY) == 0;
-    if (!is_demotion && !(follow_is_stale_plan(&fields) && follow_is_described(client))) {
+    if (!is_demotion && !(follow_is_stale_plan(&fields) && follow_may_renew(client))) {
         return false;
     }
     if (!is_demotion) {

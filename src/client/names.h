@@ -20,6 +20,8 @@ struct name
     uint32_t in_flight;          /* changes that are not answered yet */
     uint64_t group;              /* of the newest */
     bool is_suspect;             /* its text may leave something in the session */
+    uint64_t assumed; /* a copy that was there stands for its Parse, in this group: what the client
+                         knows of it was not learned from PostgreSQL; 0: it was parsed */
     size_t size;                 /* of `text` with its zero byte */
     char text[];
 };
@@ -32,12 +34,13 @@ enum change_kind
     CHANGE_REFUSED,    /* nothing: the error tells why */
 };
 
-/* Why an error is provoked in the place of a Parse. */
+/* Why an error is provoked. */
 enum refused
 {
     REFUSED_NOT,
     REFUSED_DUPLICATE, /* the name is taken */
     REFUSED_MEMORY,
+    REFUSED_STALE, /* of a Bind: it returns other columns than its client knows */
 };
 
 struct change
@@ -63,6 +66,9 @@ enum
 {
     NAMES_MAX = 65536 /* of one client */
 };
+
+/* `assumed` before it was used. */
+#define NAME_UNUSED UINT64_MAX
 
 enum name_state
 {

@@ -21,6 +21,7 @@
 #include "client/limits.h"
 #include "client/loss.h"
 #include "client/params.h"
+#include "client/provide.h"
 #include "client/session.h"
 #include "client/wait.h"
 #include "pool/cancel.h"
@@ -228,8 +229,9 @@ on_backend(struct lease *lease, unsigned what)
         return;
     }
     if (client->relay.is_backlogged && backend->replies.count < REPLIES_MAX / 2 &&
-        backend->held.count < HELD_MAX / 2) {
+        backend->held.count < HELD_MAX / 2 && !provide_must_wait(client)) {
         client->relay.is_backlogged = false;
+        provide_resume(client);
         on_kept(client);
         return;
     }
@@ -332,7 +334,8 @@ waits_for_client(const struct client *client)
     const struct replies *replies = &client->lease.backend->replies;
     bool is_copying = replies->copy == COPY_IN || replies->copy == COPY_BOTH;
 
-    return is_copying || client->relay.client_rest > 0 || replies_owed(replies) == 0;
+    return is_copying || client->relay.client_rest > 0 ||
+           (replies_owed(replies) == 0 && !provide_is_deferring(client));
 }
 
 static void
@@ -413,6 +416,7 @@ on_close(struct client *client)
         return;
     }
     lease->backend->duty.is_dirty = lease->backend->duty.is_dirty || is_dirty;
+    provide_flush(client);
     lease_abandon(lease, client->relay.client_rest > 0, is_impatient);
 }
 

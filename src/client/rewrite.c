@@ -7,79 +7,15 @@
 
 #include "client/insert.h"
 #include "client/loss.h"
+#include "client/provide.h"
 #include "client/session.h"
 #include "client/unnamed.h"
+#include "pool/pools.h"
 #include "wire/session.h"
 #include "wire/sql.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* ---- what the backend has ---- */
-
-/* Room for one more: before a group begins nothing can be skipped. */
-static void
-trim(struct client *client, struct buf *buf)
-{
-    struct backend *backend = client->lease.backend;
-    unsigned most = (unsigned)client->crowd->pool.settings->max_prepared_statements;
-    char name[STATEMENT_NAME_SIZE];
-
-    while (!backend->replies.is_open && backend->prepared.count > 0 &&
-           backend->prepared.count >= most) {
-        prepared_drop_oldest(&backend->prepared, client_statements(client), name);
-        insert_close(client, buf, name);
-    }
-}
-
-/* Sees to it that the backend has the statement. False: wait. */
-static bool
-provide(struct client *client, struct statement *statement, struct buf *buf)
-{
-    struct backend *backend = client->lease.backend;
-    const struct replies *replies = &backend->replies;
-    char name[STATEMENT_NAME_SIZE];
-    size_t len;
-
-    switch (prepared_find(&backend->prepared, statement, replies->group, replies->answered)) {
-    case PREPARED_HERE:
-        return true;
-    case PREPARED_UNSURE:
-        return false;
-    case PREPARED_MISSING:
-        break;
-    }
-    const uint8_t *body = statement_body(statement, &len);
-    statement_name(statement, name);
-    trim(client, buf);
-    insert_close(client, buf, name);
-    insert_parse(client, buf, name, body, len);
-    prepared_add(&backend->prepared, statement, backend->replies.group);
-    return true;
-}
-
-/* The statement that a name stands for under the client's present settings. */
-static struct statement *
-refresh(struct client *client, struct name *name)
-{
-    size_t len;
-
-    /* In a failed transaction another one could not be prepared. */
-    if (client->lease.backend->replies.status == 'E') {
-        return name->statement;
-    }
-    if (name->settings_version == client->vars.version &&
-        !atomic_load_explicit(&name->statement->is_stale, memory_order_relaxed)) {
-        return name->statement;
-    }
-    const uint8_t *body = statement_body(name->statement, &len);
-    struct statement *fresh =
-        statements_get(client_statements(client), &client->vars, body, len, SIZE_MAX);
-    statement_release(client_statements(client), name->statement);
-    name->statement = fresh;
-    name->settings_version = client->vars.version;
-    return fresh;
-}
 
 /* ---- DEALLOCATE, DISCARD ALL ---- */
 
@@ -314,48 +250,60 @@ can_skip_parse(const struct replies *replies)
     return replies->status == 'I' && replies->count <= replies->opened;
 }
 
+/* The Parse under our name for it, and a question about its columns behind it. */
+static void
+parse_here(struct client *client, struct rewrite *rewrite, const struct message *message,
+    struct statement *statement)
+{
+    struct backend *backend = client->lease.backend;
+    char at_postgres[STATEMENT_NAME_SIZE];
+    size_t len;
+    const uint8_t *body = statement_body(statement, &len);
+
+    statement_name(statement, at_postgres);
+    provide_room(client, rewrite->insert);
+    insert_close(client, rewrite->insert, at_postgres);
+    insert_write_parse(rewrite->insert, at_postgres, body, len);
+    rewrite->skip = message->len;
+    replies_push(&backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
+    replies_mark(&backend->replies);
+    prepared_add(&backend->prepared, statement, backend->replies.group);
+    provide_ask(client, statement, true, rewrite->insert);
+    client->lease.side->counts.server_parses++;
+}
+
 /* A Parse of a name that is free. */
 static enum rewrite_result
 parse_new(struct client *client, struct rewrite *rewrite, const struct message *message,
     struct statement *statement)
 {
     struct backend *backend = client->lease.backend;
-    struct reader reader = reader_over(message->body, message->body_len);
-    const char *text = reader_string(&reader);
-    char at_postgres[STATEMENT_NAME_SIZE];
+    const struct replies *replies = &backend->replies;
     bool is_known = false;
 
-    switch (prepared_find(
-        &backend->prepared, statement, backend->replies.group, backend->replies.answered)) {
+    switch (prepared_find(&backend->prepared, statement, replies->group, replies->answered)) {
     case PREPARED_UNSURE:
         statement_release(client_statements(client), statement);
         return REWRITE_WAIT;
     case PREPARED_HERE:
-        is_known = can_skip_parse(&backend->replies);
-        if (is_known) {
-            insert_nothing(client, rewrite, message);
-        } else {
-            insert_close(client, rewrite->insert, insert_placeholder);
-            insert_name(rewrite, message, &reader, insert_placeholder, 0);
-            replies_push(&backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
-        }
+        is_known = can_skip_parse(replies);
         break;
     case PREPARED_MISSING:
-        statement_name(statement, at_postgres);
-        trim(client, rewrite->insert);
-        insert_close(client, rewrite->insert, at_postgres);
-        insert_name(rewrite, message, &reader, at_postgres, 0);
-        replies_push(&backend->replies, REPLY_PARSE, REPLY_FOR_CLIENT);
-        prepared_add(&backend->prepared, statement, backend->replies.group);
-        client->lease.side->counts.server_parses++;
         break;
     }
-    replies_mark(&backend->replies);
-    struct name *name = names_add(&client->baggage->names, text, statement);
+    if (is_known) {
+        insert_nothing(client, rewrite, message);
+        replies_mark(&backend->replies);
+    } else {
+        parse_here(client, rewrite, message, statement);
+    }
+    struct name *name =
+        names_add(&client->baggage->names, (const char *)message->body, statement);
     name->settings_version = client->vars.version;
     name->is_suspect = session_is_suspect(
         statement_text(statement), strlen(statement_text(statement)));
-    names_parse(&client->baggage->names, name, backend->replies.group, is_known);
+    name->assumed = is_known ? NAME_UNUSED : 0;
+    names_parse(&client->baggage->names, name, replies->group, is_known);
     return REWRITE_DONE;
 }
 
@@ -423,7 +371,9 @@ take_parse(struct client *client, const struct message *message, size_t len,
     }
     struct statement *statement = NULL;
     if (client->baggage->names.count < NAMES_MAX) {
-        statement = statements_get(client_statements(client), &client->vars, reader.at, body_len,
+        struct statement_key key = {
+            client->lease.side->pool->id, &client->vars, reader.at, body_len};
+        statement = statements_get(client_statements(client), &key,
             (size_t)client->crowd->pool.settings->prepared_memory);
     }
     if (statement == NULL) {
@@ -437,51 +387,93 @@ take_parse(struct client *client, const struct message *message, size_t len,
 
 /* ---- Bind, Describe, Close ---- */
 
-/* A use of a statement: `reader` stands behind its name, before which there are so many bytes. */
+/* A use of the unnamed statement. */
 static enum rewrite_result
-take_use(struct client *client, const struct message *message, const struct reader *reader,
-    const char *text, struct rewrite *rewrite)
+use_unnamed(struct client *client, const struct message *message, struct rewrite *rewrite)
 {
-    struct replies *replies = &client->lease.backend->replies;
-    size_t before = (size_t)((const uint8_t *)text - message->body);
-    char at_postgres[STATEMENT_NAME_SIZE];
-    struct name *name;
+    if (!unnamed_provide(client, rewrite->insert)) {
+        return REWRITE_WAIT;
+    }
+    const struct unnamed *unnamed = &client->baggage->unnamed;
+    if (message->type == MSG_BIND && unnamed->exists && unnamed->is_suspect) {
+        note_bind(client, unnamed_text(client), rewrite->insert);
+    }
+    return insert_none(client, message);
+}
 
-    if (message->type == MSG_BIND) {
+/* Whether a copy stands for its Parse where it would be used for the first time in a way that
+ * tells: its columns, or an error that would end a transaction. */
+static bool
+wants_anew(struct client *client, const struct use *use)
+{
+    const struct replies *replies = &client->lease.backend->replies;
+    struct name *name = use->name;
+
+    if (name->assumed != NAME_UNUSED) {
+        name->assumed = name->assumed == replies->group ? name->assumed : 0;
+        return false;
+    }
+    if (replies->status == 'E') {
+        return false;
+    }
+    bool tells = use->message->type == MSG_DESCRIBE || replies->status == 'T';
+    name->assumed = tells ? 0 : replies->group;
+    return tells;
+}
+
+static enum rewrite_result
+use_named(struct client *client, const struct use *use, struct rewrite *rewrite)
+{
+    struct name *name = use->name;
+    uint64_t assumed = name->assumed;
+    bool is_told = assumed == NAME_UNUSED || provide_tells(use->message, use->len);
+    char at_postgres[STATEMENT_NAME_SIZE];
+
+    struct statement *statement = provide_choose(client, name, is_told);
+    if (statement == NULL) {
+        return provide_refuse(client, use, rewrite);
+    }
+    bool anew = wants_anew(client, use);
+    enum provided provided = provide(client, statement, is_told, anew, rewrite->insert);
+    if (provided == PROVIDED_NOT) {
+        name->assumed = assumed;
+        return REWRITE_WAIT;
+    }
+    if (use->message->type == MSG_BIND && name->is_suspect) {
+        note_bind(client, statement_text(statement), rewrite->insert);
+    }
+    if (provided == PROVIDED_ASKED && message_is_complete(use->message, use->len)) {
+        return provide_defer(client, use, rewrite);
+    }
+    statement_name(statement, at_postgres);
+    insert_name(rewrite, use->message, &use->behind, at_postgres, use_before(use));
+    return insert_none(client, use->message);
+}
+
+static enum rewrite_result
+take_use(struct client *client, struct use *use, struct rewrite *rewrite)
+{
+    uint64_t group = client->lease.backend->replies.group;
+
+    if (use->message->type == MSG_BIND) {
         client->baggage->drops_in_group = 0;
     }
-    if (text[0] == '\0') {
-        if (!unnamed_provide(client, rewrite->insert)) {
-            return REWRITE_WAIT;
-        }
-        const struct unnamed *unnamed = &client->baggage->unnamed;
-        if (message->type == MSG_BIND && unnamed->exists && unnamed->is_suspect) {
-            note_bind(client, unnamed_text(client), rewrite->insert);
-        }
-        return insert_none(client, message);
+    if (use->text[0] == '\0') {
+        return use_unnamed(client, use->message, rewrite);
     }
-    switch (names_find(&client->baggage->names, text, replies->group, &name)) {
+    switch (names_find(&client->baggage->names, use->text, group, &use->name)) {
     case NAME_UNSURE:
         return REWRITE_WAIT;
     case NAME_FREE:
         /* PostgreSQL says that there is none; another client's must not answer for it. */
-        if (statement_is_reserved(text)) {
-            insert_name(rewrite, message, reader, insert_placeholder, before);
+        if (statement_is_reserved(use->text)) {
+            insert_name(rewrite, use->message, &use->behind, insert_placeholder, use_before(use));
         }
-        return insert_none(client, message);
+        return insert_none(client, use->message);
     case NAME_KNOWN:
         break;
     }
-    struct statement *statement = refresh(client, name);
-    if (!provide(client, statement, rewrite->insert)) {
-        return REWRITE_WAIT;
-    }
-    if (message->type == MSG_BIND && name->is_suspect) {
-        note_bind(client, statement_text(statement), rewrite->insert);
-    }
-    statement_name(statement, at_postgres);
-    insert_name(rewrite, message, reader, at_postgres, before);
-    return insert_none(client, message);
+    return use_named(client, use, rewrite);
 }
 
 static enum rewrite_result
@@ -534,7 +526,8 @@ take_described(struct client *client, const struct message *message, size_t len,
     if (message->type == MSG_CLOSE) {
         return take_close(client, message, text, rewrite);
     }
-    return take_use(client, message, &reader, text, rewrite);
+    struct use use = {.message = message, .len = len, .behind = reader, .text = text};
+    return take_use(client, &use, rewrite);
 }
 
 enum rewrite_result

@@ -27,6 +27,23 @@ struct rewrite
     size_t skip;        /* so many of the message's own are replaced by them */
 };
 
+/* A message that uses a statement by its name. */
+struct use
+{
+    const struct message *message; /* borrows */
+    size_t len;                    /* bytes that are here of it and what follows */
+    struct reader behind;          /* stands behind the statement's name ... */
+    const char *text;              /* ... which is this; borrows */
+    struct name *name;             /* borrows; NULL before it was found */
+};
+
+/* Bytes of the body in front of the statement's name. */
+static inline size_t
+use_before(const struct use *use)
+{
+    return (size_t)((const uint8_t *)use->text - use->message->body);
+}
+
 /* Whether such a message may be about a prepared statement. */
 static inline bool
 rewrite_concerns(const struct client *client, uint8_t type)

@@ -244,7 +244,7 @@ free_now(void *arg)
     PQfinish(backend->conn);
     replies_deinit(&backend->replies);
     held_deinit(&backend->held);
-    prepared_drop_all(&backend->prepared, backend->statements);
+    prepared_deinit(&backend->prepared, backend->statements);
     vars_deinit(&backend->vars);
     free(backend->last_fail);
     free(backend->refusal);
@@ -377,8 +377,26 @@ drops_statements(const struct message *message)
     return false;
 }
 
+/* What came for our questions, or was skipped. */
+static void
+take_columns(struct backend *backend, const struct message *message, bool is_whole)
+{
+    bool is_answer = message->type == MSG_ROW_DESCRIPTION || message->type == MSG_NO_DATA;
+    struct buf columns = {0};
+
+    if (is_answer) {
+        bool is_known = message_add_columns(&columns, message, is_whole);
+        prepared_answered(&backend->prepared, backend->statements, is_known ? &columns : NULL);
+        buf_deinit(&columns);
+        return;
+    }
+    for (uint32_t i = 0; i < backend->replies.columns; i++) {
+        prepared_answered(&backend->prepared, backend->statements, NULL);
+    }
+}
+
 enum reply_verdict
-backend_take(struct backend *backend, const struct message *message)
+backend_take(struct backend *backend, const struct message *message, bool is_whole)
 {
     uint32_t failures = backend->replies.failures;
     uint64_t group = backend->replies.answered;
@@ -390,6 +408,9 @@ backend_take(struct backend *backend, const struct message *message)
     if (message->type == MSG_COMMAND_COMPLETE && message->body_len > 0 &&
         message->body[0] == 'D' && drops_statements(message)) {
         prepared_drop_all(&backend->prepared, backend->statements);
+    }
+    if (backend->replies.columns > 0) {
+        take_columns(backend, message, is_whole);
     }
     return verdict;
 }

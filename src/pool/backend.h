@@ -129,7 +129,8 @@ bool backend_note_parameter(struct backend *backend, const struct message *messa
 bool backend_note_error(struct backend *backend, const struct message *message);
 
 /* A message came: replies_take(), and what it tells about prepared statements. */
-enum reply_verdict backend_take(struct backend *backend, const struct message *message);
+enum reply_verdict backend_take(
+    struct backend *backend, const struct message *message, bool is_whole);
 
 /* Why the stream ended: PostgreSQL's last words or the kernel's. */
 void backend_loss(const struct backend *backend, struct fail *fail);

@@ -2,6 +2,9 @@
 #include "pool/prepared.h"
 
 #include "base/mem.h"
+#include "base/state.h"
+
+#include <string.h>
 
 struct prepared_entry
 {
@@ -73,6 +76,35 @@ prepared_add(struct prepared *prepared, struct statement *statement, uint64_t gr
 }
 
 void
+prepared_ask(struct prepared *prepared, struct statement *statement, bool is_told)
+{
+    if (prepared->questions_count == prepared->questions_size) {
+        prepared->questions_size = prepared->questions_size == 0 ? 4 : prepared->questions_size * 2;
+        prepared->questions = mem_resize(
+            prepared->questions, prepared->questions_size * sizeof(*prepared->questions));
+    }
+    prepared->questions[prepared->questions_count++] =
+        (struct prepared_question){statement_hold(statement), is_told};
+}
+
+void
+prepared_answered(
+    struct prepared *prepared, struct statements *statements, const struct buf *columns)
+{
+    struct prepared_question question = prepared->questions[0];
+
+    ensure(prepared->questions_count > 0);
+    prepared->questions_count--;
+    memmove(prepared->questions, prepared->questions + 1,
+        prepared->questions_count * sizeof(*prepared->questions));
+    if (columns != NULL && !statement_learn(statements, question.statement, columns)) {
+        statement_retire(statements, question.statement);
+        prepared->changed = question.is_told ? question.statement->id : 0;
+    }
+    statement_release(statements, question.statement);
+}
+
+void
 prepared_confirm(struct prepared *prepared, const struct statement *statement)
 {
     struct prepared_entry *entry = entry_of(prepared, statement);
@@ -119,4 +151,16 @@ prepared_drop_all(struct prepared *prepared, struct statements *statements)
     HASH_ITER(hh, prepared->by_id, entry, next) {
         drop(prepared, statements, entry);
     }
+}
+
+void
+prepared_deinit(struct prepared *prepared, struct statements *statements)
+{
+    prepared_drop_all(prepared, statements);
+    while (prepared->questions_count > 0) {
+        prepared_answered(prepared, statements, NULL);
+    }
+    free(prepared->questions);
+    prepared->questions = NULL;
+    prepared->questions_size = 0;
 }

@@ -14,6 +14,13 @@
 
 #include <sys/queue.h>
 
+/* PostgreSQL was asked what columns a statement returns. */
+struct prepared_question
+{
+    struct statement *statement; /* holds */
+    bool is_told; /* the client that made us ask learns them too, or does not know any yet */
+};
+
 struct prepared_entry;
 TAILQ_HEAD(prepared_list, prepared_entry);
 
@@ -26,6 +33,9 @@ struct prepared
     uint64_t unnamed_owner; /* the client that made (or dropped) the unnamed one; 0: not known */
     uint64_t unnamed_group; /* in which it began to be its ... */
     uint64_t unnamed_last;  /* ... and was last made or dropped */
+    struct prepared_question *questions; /* own; oldest first, beside REPLY_COLUMNS in the queue */
+    unsigned questions_count, questions_size;
+    uint64_t changed; /* id of a statement whose new columns its client is told; 0: none */
 };
 
 enum prepared_state
@@ -49,6 +59,14 @@ enum prepared_state prepared_find(struct prepared *prepared, const struct statem
 /* Its Parse is being sent in this group. */
 void prepared_add(struct prepared *prepared, struct statement *statement, uint64_t group);
 
+/* A Describe of it is being sent. */
+void prepared_ask(struct prepared *prepared, struct statement *statement, bool is_told);
+
+/* The oldest question was answered, with these columns; NULL: they are not known, or it was
+ * skipped. Where others were known the statement is retired. */
+void prepared_answered(
+    struct prepared *prepared, struct statements *statements, const struct buf *columns);
+
 /* Its Parse was answered. */
 void prepared_confirm(struct prepared *prepared, const struct statement *statement);
 
@@ -61,3 +79,5 @@ void prepared_drop_oldest(struct prepared *prepared, struct statements *statemen
 
 /* Nothing is there any more, the unnamed one included. */
 void prepared_drop_all(struct prepared *prepared, struct statements *statements);
+
+void prepared_deinit(struct prepared *prepared, struct statements *statements);

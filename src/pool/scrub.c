@@ -251,7 +251,7 @@ swallow(struct backend *backend, const uint8_t *data, size_t len, struct fail *f
         }
         if (result == MESSAGE_BAD || (message.type == MSG_READY && !is_whole) ||
             (message.type == MSG_ERROR && is_whole && backend_note_error(backend, &message)) ||
-            backend_take(backend, &message) == REPLY_UNEXPECTED) {
+            backend_take(backend, &message, is_whole) == REPLY_UNEXPECTED) {
             if (backend->last_fail != NULL) {
                 *fail = *backend->last_fail;
                 return false;

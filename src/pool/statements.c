@@ -44,6 +44,7 @@ statements_free(struct statements **pointer)
 
     HASH_ITER(hh, statements->all, statement, next) {
         HASH_DELETE(hh, statements->all, statement);
+        free(statement->columns);
         free(statement);
     }
     pthread_mutex_destroy(&statements->mutex);
@@ -90,13 +91,16 @@ add_settings(const struct vars *settings, uint8_t *to)
 }
 
 static struct statement *
-make(const struct vars *settings, const uint8_t *body, size_t len)
+make(const struct statement_key *key)
 {
-    struct statement *statement = mem_new(sizeof(*statement) + settings->len + 1 + len);
+    size_t pool = sizeof(key->pool);
+    struct statement *statement =
+        mem_new(sizeof(*statement) + pool + key->settings->len + 1 + key->len);
 
-    statement->body_at = add_settings(settings, statement->key);
-    memcpy(statement->key + statement->body_at, body, len);
-    statement->key_len = statement->body_at + len;
+    memcpy(statement->key, &key->pool, pool);
+    statement->body_at = pool + add_settings(key->settings, statement->key + pool);
+    memcpy(statement->key + statement->body_at, key->body, key->len);
+    statement->key_len = statement->body_at + key->len;
     statement->refs = 1;
     return statement;
 }
@@ -104,14 +108,14 @@ make(const struct vars *settings, const uint8_t *body, size_t len)
 static size_t
 size_of(const struct statement *statement)
 {
-    return sizeof(*statement) + statement->key_len;
+    return sizeof(*statement) + statement->key_len + statement->columns_len;
 }
 
 struct statement *
-statements_get(struct statements *statements, const struct vars *settings, const uint8_t *body,
-    size_t len, size_t limit)
+statements_get(
+    struct statements *statements, const struct statement_key *key, size_t limit)
 {
-    struct statement *made = make(settings, body, len), *found;
+    struct statement *made = make(key), *found;
 
     pthread_mutex_lock(&statements->mutex);
     HASH_FIND(hh, statements->all, made->key, made->key_len, found);
@@ -159,8 +163,45 @@ statement_release(struct statements *statements, struct statement *statement)
     }
     pthread_mutex_unlock(&statements->mutex);
     if (is_last) {
+        free(statement->columns);
         free(statement);
     }
+}
+
+static bool
+learn(struct statements *statements, struct statement *statement, const uint8_t *columns,
+    size_t len)
+{
+    pthread_mutex_lock(&statements->mutex);
+    const uint8_t *known = atomic_load(&statement->columns);
+    bool is_same = known == NULL || (statement->columns_len == len &&
+                                        (len == 0 || memcmp(known, columns, len) == 0));
+    if (known == NULL) {
+        uint8_t *kept = mem_new(len + 1);
+        if (len > 0) {
+            memcpy(kept, columns, len);
+        }
+        statement->columns_len = len;
+        statements->bytes += len;
+        atomic_store_explicit(&statement->columns, kept, memory_order_release);
+    }
+    pthread_mutex_unlock(&statements->mutex);
+    return is_same;
+}
+
+bool
+statement_learn(
+    struct statements *statements, struct statement *statement, const struct buf *columns)
+{
+    return learn(statements, statement, buf_head(columns), buf_len(columns));
+}
+
+bool
+statement_inherit(
+    struct statements *statements, struct statement *to, const struct statement *from)
+{
+    return !statement_has_columns(from) ||
+           learn(statements, to, atomic_load(&from->columns), from->columns_len);
 }
 
 void

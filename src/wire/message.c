@@ -155,6 +155,26 @@ field_of(struct error_fields *fields, uint8_t type)
 }
 
 bool
+message_add_columns(struct buf *buf, const struct message *message, bool is_whole)
+{
+    struct reader reader = reader_over(message->body, is_whole ? message->body_len : 0);
+
+    if (message->type == MSG_NO_DATA) {
+        return true;
+    }
+    unsigned count = reader_u16(&reader);
+    for (unsigned i = 0; i < count && !reader.is_bad; i++) {
+        buf_add_string(buf, reader_string(&reader));
+        reader_bytes(&reader, 4 + 2); /* table and its column */
+        buf_add_u32(buf, reader_u32(&reader));
+        reader_bytes(&reader, 2); /* size of the type */
+        buf_add_u32(buf, reader_u32(&reader));
+        reader_bytes(&reader, 2); /* format */
+    }
+    return is_whole && reader_is_done(&reader);
+}
+
+bool
 message_parse_error(const uint8_t *body, size_t len, struct error_fields *out)
 {
     struct reader reader = reader_over(body, len);

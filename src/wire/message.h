@@ -178,6 +178,10 @@ reader_is_done(const struct reader *reader)
     return !reader->is_bad && reader->at == reader->end;
 }
 
+/* Adds name, type and modifier of each column of a RowDescription; nothing for a NoData. False: the
+ * message is not here as a whole, or not well-formed. */
+bool message_add_columns(struct buf *buf, const struct message *message, bool is_whole);
+
 /* Fields of an ErrorResponse or NoticeResponse (documentation, "Error and Notice Message Fields").
  * Never NULL;
  * "" when the field is missing. Borrow from the body. */

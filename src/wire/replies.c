@@ -66,6 +66,7 @@ drop_head(struct replies *replies)
     enum reply_kind kind = kind_at(replies, 0);
 
     replies->marks += (*entry(replies, 0) & MARK_BIT) != 0;
+    replies->columns += kind == REPLY_COLUMNS;
     replies->answered += kind == REPLY_SYNC || kind == REPLY_STRAY_SYNC;
     replies->head = (replies->head + 1) & (replies->size - 1);
     replies->count--;
@@ -183,8 +184,9 @@ replies_sent(struct replies *replies, uint8_t type)
 enum
 {
     PARSES = ON(REPLY_PARSE) | ON(REPLY_PARSE_UNNAMED),
-    EXTENDED = PARSES | ON(REPLY_BIND) | ON(REPLY_CLOSE) | ON(REPLY_DESCRIBE) |
-               ON(REPLY_EXECUTE) | ON(REPLY_SYNC) | ON(REPLY_STRAY_SYNC),
+    DESCRIBES = ON(REPLY_DESCRIBE) | ON(REPLY_COLUMNS),
+    EXTENDED = PARSES | DESCRIBES | ON(REPLY_BIND) | ON(REPLY_CLOSE) | ON(REPLY_EXECUTE) |
+               ON(REPLY_SYNC) | ON(REPLY_STRAY_SYNC),
     RUNS = ON(REPLY_EXECUTE) | ON(REPLY_QUERY),
 };
 
@@ -197,9 +199,9 @@ static const struct expectation
     [MSG_PARSE_COMPLETE] = {PARSES, PARSES},
     [MSG_BIND_COMPLETE] = {ON(REPLY_BIND), ON(REPLY_BIND)},
     [MSG_CLOSE_COMPLETE] = {ON(REPLY_CLOSE), ON(REPLY_CLOSE)},
-    [MSG_PARAMETER_DESCRIPTION] = {ON(REPLY_DESCRIBE), 0},
-    [MSG_ROW_DESCRIPTION] = {ON(REPLY_DESCRIBE) | ON(REPLY_QUERY), ON(REPLY_DESCRIBE)},
-    [MSG_NO_DATA] = {ON(REPLY_DESCRIBE), ON(REPLY_DESCRIBE)},
+    [MSG_PARAMETER_DESCRIPTION] = {DESCRIBES, 0},
+    [MSG_ROW_DESCRIPTION] = {DESCRIBES | ON(REPLY_QUERY), DESCRIBES},
+    [MSG_NO_DATA] = {DESCRIBES, DESCRIBES},
     [MSG_DATA_ROW] = {RUNS, 0},
     [MSG_COMMAND_COMPLETE] = {RUNS, ON(REPLY_EXECUTE)},
     [MSG_EMPTY_QUERY] = {RUNS, ON(REPLY_EXECUTE)},
@@ -394,6 +396,7 @@ replies_take(struct replies *replies, const struct message *message)
                     message->type == MSG_PARAMETER_STATUS;
 
     replies->marks = 0;
+    replies->columns = 0;
     if (message->type == MSG_READY && use_credit(replies, message)) {
         return REPLY_FORWARD;
     }

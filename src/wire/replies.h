@@ -18,6 +18,7 @@ enum reply_kind
     REPLY_BIND,
     REPLY_CLOSE,
     REPLY_DESCRIBE,
+    REPLY_COLUMNS, /* a Describe of ours: what a statement returns */
     REPLY_EXECUTE,
     REPLY_SYNC,
     REPLY_QUERY,
@@ -67,6 +68,7 @@ struct replies
     bool is_broken; /* an error came for one of our own requests since replies_watch() */
     uint32_t skipped; /* Queries and FunctionCalls that the last error made PostgreSQL skip */
     uint32_t marks;   /* marked requests that the last message answered, or made it skip */
+    uint32_t columns; /* the same of REPLY_COLUMNS */
     uint64_t group;   /* Syncs sent: everything up to the next is skipped together */
     bool failed_unnamed;  /* the last error was that of a client's unnamed Parse ... */
     bool skipped_unnamed; /* ... or made PostgreSQL skip one */

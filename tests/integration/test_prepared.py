@@ -269,14 +269,126 @@ def table(postgres):
     postgres.sql("DROP TABLE IF EXISTS t")
 
 
-def test_statement_is_prepared_anew_after_its_columns_changed(pool, wire, postgres, table):
+STALE = {"S": "ERROR", "V": "ERROR", "C": "0A000", "M": "cached plan must not change result type", "F": "plancache.c",
+         "R": "RevalidateCachedQuery"}
+
+
+def check_stale(wire, *before):
+    answer, = answers(wire, *before, use("s"))
+    error, = w.errors(answer)
+    assert {key: error[key] for key in STALE} == STALE
+    assert w.kinds(answer)[-2:] == "EZ"
+
+
+def check_new(wire):
+    assert w.rows(answers(wire, use("s"))[0]) == [("1", "new")]
+
+
+def test_client_that_knows_the_old_columns_never_gets_others(pool, wire, postgres, table):
+    """As on a direct connection: an error, wherever it runs, until the client prepares it anew."""
     prepare(wire, "s", "SELECT * FROM t")
     on_both_backends(pool, lambda pid: answers(wire, use("s")))
     postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
-    first, = answers(wire, use("s"))
-    # As on a direct connection the client that knew the old columns is told so, but only once.
-    assert w.errors(first)[0]["C"] == "0A000"
+    on_both_backends(pool, lambda pid: check_stale(wire))
+    answers(wire, w.close("S", "s") + w.sync())
+    prepare(wire, "s", "SELECT * FROM t")
     on_both_backends(pool, lambda pid: check_new(wire))
+
+
+@pytest.mark.parametrize("first", ["alone", "behind_a_pipeline", "in_a_transaction"])
+@pytest.mark.parametrize("ends", ["syncs", "flushes"])
+def test_columns_are_compared_where_a_statement_is_prepared_later(pool, wire, postgres, table, first, ends):
+    """The other backend never had a plan for the old columns, so PostgreSQL has nothing to complain about."""
+    before = {"alone": b"", "behind_a_pipeline": w.query("SELECT 1") + w.parse("SELECT 2") + w.bind() + w.execute() + w.sync(),
+              "in_a_transaction": w.query("BEGIN")}[first]
+    count = {"alone": 0, "behind_a_pipeline": 2, "in_a_transaction": 1}[first]
+    with pool.wire() as holder:
+        holder.query("BEGIN")
+        prepare(wire, "s", "SELECT * FROM t")
+        with pool.wire() as other:
+            other.query("BEGIN")  # the backend that has it
+            holder.query("COMMIT")
+            postgres.sql("ALTER TABLE t ALTER a TYPE bigint", user="app")
+            wire.send_raw(before + w.bind(name="s") + w.execute() + (w.flush() if ends == "flushes" else w.sync()))
+            for _ in range(count):
+                wire.recv_until(b"Z")
+            answer = wire.recv_until(b"E")
+            assert w.errors(answer)[0]["C"] == "0A000"
+            if ends == "flushes":
+                wire.send_raw(w.sync())
+            assert wire.recv_until(b"Z")[-1][1] == (b"E" if first == "in_a_transaction" else b"I")
+            wire.query("ROLLBACK")
+            other.query("COMMIT")
+    assert wire.value("SELECT 1") == "1"
+
+
+def test_unchanged_columns_are_no_error_where_a_statement_is_prepared_later(pool, wire, postgres, table):
+    with pool.wire() as holder:
+        holder.query("BEGIN")
+        prepare(wire, "s", "SELECT * FROM t")
+        with pool.wire() as other:
+            other.query("BEGIN")
+            holder.query("COMMIT")
+            for _ in range(3):
+                answer, = answers(wire, use("s"))
+                assert (w.kinds(answer), w.rows(answer)) == ("2DCZ", [("1",)])
+            other.query("COMMIT")
+
+
+def test_statement_prepared_by_another_client_after_the_change_is_not_used(pool, wire, postgres, table):
+    """The newcomer's Parse renews the copy of the backend: who knows the old columns must not read from it."""
+    prepare(wire, "s", "SELECT * FROM t")
+    on_both_backends(pool, lambda pid: answers(wire, use("s")))
+    postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
+    with pool.wire() as newcomer:
+        def come(pid):
+            answer, = answers(newcomer, w.parse("SELECT * FROM t", "n") + w.describe("S", "n") + w.bind(name="n") + w.execute()
+                              + w.close("S", "n") + w.sync())
+            assert w.kinds(answer) == "1tT2DC3Z"
+            assert w.rows(answer) == [("1", "new")]
+        on_both_backends(pool, come)
+    on_both_backends(pool, lambda pid: check_stale(wire))
+
+
+@pytest.mark.parametrize("begins", ["outside", "inside"])
+def test_newcomer_never_meets_the_old_plan_of_another(pool, wire, postgres, table, begins):
+    prepare(wire, "s", "SELECT * FROM t")
+    on_both_backends(pool, lambda pid: answers(wire, use("s")))
+    postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
+    with pool.wire() as newcomer:
+        if begins == "inside":
+            newcomer.query("BEGIN")
+        prepare(newcomer, "n", "SELECT * FROM t")
+        answer, = answers(newcomer, use("n"))
+        assert w.rows(answer) == [("1", "new")], answer
+        if begins == "inside":
+            newcomer.query("COMMIT")
+
+
+def test_statement_of_another_database_has_columns_of_its_own(postgres, start_pooler):
+    target = f"host=127.0.0.1 port={postgres.port}"
+    pool = start_pooler(postgres, databases={"app": f"{target} dbname=app", "postgres": f"{target} dbname=postgres"}, default_pool_size="1")
+    with pool.wire() as one, pool.wire(db="postgres") as two:
+        sides = ((one, "SELECT 1 AS n", "1"), (two, "SELECT 'x'::text AS t", "x"))
+        for wire, query, value in sides:
+            wire.query("CREATE OR REPLACE TEMP VIEW own AS " + query)
+            prepare(wire, "s", "SELECT * FROM own")
+        for _ in range(3):
+            for wire, query, value in sides:
+                assert w.rows(answers(wire, use("s"))[0]) == [(value,)]
+
+
+def test_bind_for_the_old_columns_is_not_run_with_others(pool, wire, postgres, table):
+    """A format for each of them, of which there are more now."""
+    postgres.sql("ALTER TABLE t ADD c int DEFAULT 3", user="app")
+    prepare(wire, "s", "SELECT * FROM t")
+    run = w.bind(name="s", results=(0, 0)) + w.describe() + w.execute() + w.sync()
+    on_both_backends(pool, lambda pid: answers(wire, run))
+    postgres.sql("ALTER TABLE t ADD b text DEFAULT 'new'", user="app")
+
+    def check(pid):
+        assert w.errors(answers(wire, run)[0])[0]["C"] == "0A000"
+    on_both_backends(pool, check)
 
 
 def test_client_that_asks_for_the_columns_never_meets_a_changed_plan(pool, wire, postgres, table):
@@ -301,11 +413,8 @@ def test_changed_plan_inside_a_transaction_is_an_error(pool, wire, postgres, tab
     wire.send_raw(w.bind(name="s") + w.describe() + w.execute() + w.sync())
     assert w.errors(wire.recv_until(b"Z"))[0]["C"] == "0A000"
     wire.query("ROLLBACK")
-    assert w.rows(answers(wire, use("s"))[0]) == [("1", "new")]
-
-
-def check_new(wire):
-    assert w.rows(answers(wire, use("s"))[0]) == [("1", "new")]
+    wire.send_raw(w.bind(name="s") + w.describe() + w.execute() + w.sync())
+    assert w.rows(wire.recv_until(b"Z")) == [("1", "new")]
 
 
 def test_dropped_table_is_an_error_until_it_is_back(pool, wire, postgres, table):

@@ -17,11 +17,12 @@ get(struct statements *statements, const struct vars *settings, const char *text
 
     memcpy(body, text, len);
     memcpy(body + len, (uint8_t[]){0, 1, 0, 0, 0, (uint8_t)type}, 6);
-    return statements_get(statements, settings, body, len + 6, 4096);
+    struct statement_key key = {1, settings, body, len + 6};
+    return statements_get(statements, &key, 4096);
 }
 
 static void
-test_identity_is_text_types_and_settings_not_their_hash(void **state)
+test_identity_is_text_types_settings_and_pool_not_their_hash(void **state)
 {
     struct statements *statements = statements_new();
     struct vars iso = {0}, sql = {0}, named = {0};
@@ -37,14 +38,18 @@ test_identity_is_text_types_and_settings_not_their_hash(void **state)
     three = get(statements, &iso, "SELECT 1 /* force_close_72_1104700233803323 */", 25);
     four = get(statements, &sql, "SELECT 1 /* force_close_72_1104700233803323 */", 23);
     again = get(statements, &iso, "SELECT 1 /* force_close_72_1104700233803323 */", 23);
+    struct statement_key elsewhere = {2, &iso,
+        (const uint8_t *)statement_text(one), one->key_len - one->body_at};
+    struct statement *five = statements_get(statements, &elsewhere, 4096);
+    assert_true(five->id != one->id);
     other_name = get(statements, &named, "SELECT 1 /* force_close_72_1104700233803323 */", 23);
     assert_ptr_equal(one, again);
     assert_ptr_equal(one, other_name);
     assert_true(one->id != two->id && one->id != three->id && one->id != four->id);
     assert_true(two->id != three->id && two->id != four->id && three->id != four->id);
     assert_string_equal(statement_text(two), "SELECT 1 /* force_close_246_1106019706635764 */");
-    struct statement *all[] = {one, two, three, four, again, other_name};
-    for (size_t i = 0; i < 6; i++) {
+    struct statement *all[] = {one, two, three, four, again, other_name, five};
+    for (size_t i = 0; i < 7; i++) {
         statement_release(statements, all[i]);
     }
     assert_int_equal(statements_look(statements).count, 0);
@@ -72,6 +77,49 @@ test_a_retired_statement_is_made_anew(void **state)
     statement_release(statements, fresh);
     statement_release(statements, fresh);
     assert_int_equal(statements_look(statements).count, 0);
+    statements_free(&statements);
+}
+
+static bool
+learn_text(struct statements *statements, struct statement *statement, const char *columns)
+{
+    struct buf buf = {0};
+
+    buf_add(&buf, columns, strlen(columns));
+    bool is_same = statement_learn(statements, statement, &buf);
+    buf_deinit(&buf);
+    return is_same;
+}
+
+static void
+test_columns_are_learned_once_and_compared(void **state)
+{
+    struct statements *statements = statements_new();
+    struct vars none = {0};
+    struct statement *one = get(statements, &none, "SELECT 1", 0);
+    struct statement *two = get(statements, &none, "SELECT 2", 0);
+    struct statement *three = get(statements, &none, "SELECT 3", 0);
+    size_t before = statements_look(statements).bytes;
+
+    (void)state;
+    assert_false(statement_has_columns(one));
+    assert_true(learn_text(statements, one, "ab"));
+    assert_true(statement_has_columns(one));
+    assert_true(learn_text(statements, one, "ab"));
+    assert_false(learn_text(statements, one, "ac"));
+    assert_false(learn_text(statements, one, ""));
+    assert_true(learn_text(statements, two, ""));
+    assert_true(statement_has_columns(two));
+    assert_false(learn_text(statements, two, "a"));
+    assert_false(statement_inherit(statements, two, one));
+    assert_true(statement_inherit(statements, one, three));
+    assert_true(statement_inherit(statements, three, one));
+    assert_false(learn_text(statements, three, "a"));
+    assert_int_equal(statements_look(statements).bytes, before + 4);
+    statement_release(statements, one);
+    statement_release(statements, two);
+    statement_release(statements, three);
+    assert_int_equal(statements_look(statements).bytes, 0);
     statements_free(&statements);
 }
 
@@ -110,8 +158,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_identity_is_text_types_and_settings_not_their_hash),
+        cmocka_unit_test(test_identity_is_text_types_settings_and_pool_not_their_hash),
         cmocka_unit_test(test_a_retired_statement_is_made_anew),
+        cmocka_unit_test(test_columns_are_learned_once_and_compared),
         cmocka_unit_test(test_memory_is_limited_and_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
