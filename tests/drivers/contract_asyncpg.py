@@ -4,6 +4,7 @@
 Variants: asyncpg with its cache, asyncpg-uncached without (every statement then has no name).
 """
 import asyncio
+import contextlib
 import io
 
 import asyncpg
@@ -44,19 +45,25 @@ async def transactions():
     say("savepoint", *[row[0] for row in await other.fetch("SELECT id FROM contract ORDER BY id")])
 
 
+@contextlib.asynccontextmanager
+async def taken(held, unwanted):
+    """While the backend `unwanted` is taken, so that whoever had it gets the other of two."""
+    owners = {}
+    for holder in held:
+        await holder.execute("BEGIN")
+        owners[await holder.fetchval("SELECT pg_backend_pid()")] = holder
+    await next(holder for pid, holder in owners.items() if pid != unwanted).execute("ROLLBACK")
+    yield
+    for holder in held:
+        await holder.execute("ROLLBACK")
+
+
 async def statement_moves():
     one, held = await connect(), [await connect(), await connect()]
     found = [await one.fetchrow(STATEMENT, 0)]
     for number in range(1, 5):
-        owners = {}
-        for holder in held:
-            await holder.execute("BEGIN")
-            owners[await holder.fetchval("SELECT pg_backend_pid()")] = holder
-        # The backend it had stays taken, so the next must be the other.
-        await next(holder for pid, holder in owners.items() if pid != found[-1][1]).execute("ROLLBACK")
-        found.append(await one.fetchrow(STATEMENT, number))
-        for holder in held:
-            await holder.execute("ROLLBACK")
+        async with taken(held, found[-1][1]):
+            found.append(await one.fetchrow(STATEMENT, number))
     say("values", *[row[0] for row in found])
     say("moves", moves([row[1] for row in found]))
     async with one.transaction():
@@ -134,12 +141,14 @@ async def notify():
     await one.close()
 
 
-async def width(connection, text):
-    """How many columns it has now, or why not."""
+async def attempt(connection, text, of=len):
+    """What comes of the row, or why there is none."""
     try:
-        return len(await connection.fetchrow(text, 1))
+        return of(await connection.fetchrow(text, "x"))
     except asyncpg.PostgresError as error:
         return error.sqlstate
+    except Exception as error:
+        return type(error).__name__
 
 
 async def changed():
@@ -147,14 +156,31 @@ async def changed():
     await holder.execute("BEGIN")  # so that a pool of two has one backend left for the two others
     await other.execute(TABLE)
     await other.execute("INSERT INTO contract VALUES (1, 'x')")
-    text = "SELECT * FROM contract WHERE id = $1"
-    before = [await width(one, text) for _ in range(3)]
+    text = f"SELECT * FROM contract WHERE text = $1 -- {DRIVER}"
+    found = [await attempt(one, text) for _ in range(3)]
     await other.execute("ALTER TABLE contract ADD added int")
-    say("changed", *before, await width(one, text), await width(one, text))
+    say("changed", *found, await attempt(one, text), await attempt(one, text))
+
+
+async def changed_elsewhere():
+    """The same where the backend that first runs it afterwards has not seen it before."""
+    one, held = await connect(), [await connect(), await connect()]
+    for step, change, of in (("widened_elsewhere", "ADD added int", len),
+                             ("retyped_elsewhere", "ALTER id TYPE bigint", lambda row: row[0])):
+        await held[0].execute(TABLE)
+        await held[0].execute("INSERT INTO contract VALUES (1, 'x')")
+        text = f"SELECT *, pg_backend_pid() FROM contract WHERE text = $1 -- {DRIVER} {step}"
+        pid = (await one.fetchrow(text, "x"))[2]
+        found = [await attempt(one, text, of)]
+        await held[0].execute(f"ALTER TABLE contract {change}")
+        async with taken(held, pid):
+            found += [await attempt(one, text, of), await attempt(one, text, of)]
+        say(step, *found)
 
 
 async def main():
-    for step in (transactions, statement_moves, explicit_statement, big_results, copy, errors, cancel, notify, changed):
+    for step in (transactions, statement_moves, explicit_statement, big_results, copy, errors, cancel, notify, changed,
+                 changed_elsewhere):
         try:
             await step()
         except Exception as error:

@@ -122,7 +122,7 @@ async function changed () {
   await holder.query('BEGIN') // so that a pool of two has one backend left for the two others
   await other.query(c.table)
   await other.query("INSERT INTO contract VALUES (1, 'x')")
-  const query = { name: 'changed', text: 'SELECT * FROM contract WHERE id = $1', values: [1] }
+  const query = { name: 'changed', text: `SELECT * FROM contract WHERE id = $1 -- ${c.driver}`, values: [1] }
   const width = () => c.outcome(one.query(query), ({ rows }) => Object.keys(rows[0]).length)
   const found = [await width(), await width()]
   await other.query('ALTER TABLE contract ADD added int')

@@ -61,16 +61,20 @@ async function hold (sql) {
   return { pid, end: () => { letGo(); return ended } }
 }
 
+// Works while the backend `unwanted` is taken, so that whoever had it gets the other of two.
+async function whileTaken (held, unwanted, work) {
+  const holds = [await hold(held[0]), await hold(held[1])]
+  await holds[holds.findIndex(({ pid }) => pid !== unwanted)].end()
+  await work()
+  await Promise.all(holds.map((each) => each.end()))
+}
+
 async function statementMoves () {
   const [one, ...held] = [connect(), connect(), connect()]
   const ask = async (sql, number) => (await sql.unsafe(c.statement, [number], { prepare: true }))[0]
   const found = [await ask(one, 0)]
   for (let number = 1; number < 5; number++) {
-    const holds = [await hold(held[0]), await hold(held[1])]
-    // The backend it had stays taken, so the next must be the other.
-    await holds[holds.findIndex(({ pid }) => pid !== found.at(-1).pid)].end()
-    found.push(await ask(one, number))
-    await Promise.all(holds.map((each) => each.end()))
+    await whileTaken(held, found.at(-1).pid, async () => { found.push(await ask(one, number)) })
   }
   c.say('values', ...found.map((row) => row.n))
   c.say('moves', c.moves(found.map((row) => row.pid)))
@@ -137,11 +141,36 @@ async function changed () {
   const held = await hold(connect()) // so that a pool of two has one backend left for the two others
   await other.unsafe(c.table)
   await other.unsafe("INSERT INTO contract VALUES (1, 'x')")
-  const width = () => c.outcome(one`SELECT * FROM contract WHERE id = ${1}`, (rows) => Object.keys(rows[0]).length)
+  const ask = () => one.unsafe(`SELECT * FROM contract WHERE id = $1 -- ${c.driver}`, [1], { prepare: true })
+  const width = () => c.outcome(ask(), ([row]) => Object.keys(row).length)
   const found = [await width(), await width()]
   await other.unsafe('ALTER TABLE contract ADD added int')
   c.say('changed', ...found, await width(), await width())
   await held.end()
 }
 
-c.run([transactions, statementMoves, pipelined, bigResults, copy, errors, cancel, notify, changed], close)
+// The same where the backend that first runs it afterwards has not seen it before.
+async function changedElsewhere (step, change, of) {
+  const [one, ...held] = [connect(), connect(), connect()]
+  await held[0].unsafe(c.table)
+  await held[0].unsafe("INSERT INTO contract VALUES (1, 'x')")
+  const text = `SELECT *, pg_backend_pid() AS pid FROM contract WHERE text = $1 -- ${c.driver} ${step}`
+  const ask = () => one.unsafe(text, ['x'], { prepare: true })
+  const attempt = () => c.outcome(ask(), ([row]) => of(row))
+  const [{ pid }] = await ask()
+  const found = [await attempt()]
+  await held[0].unsafe(`ALTER TABLE contract ${change}`)
+  await whileTaken(held, pid, async () => { found.push(await attempt(), await attempt()) })
+  c.say(step, ...found)
+}
+
+async function widenedElsewhere () {
+  await changedElsewhere('widened_elsewhere', 'ADD added int', (row) => Object.keys(row).length)
+}
+
+async function retypedElsewhere () {
+  await changedElsewhere('retyped_elsewhere', 'ALTER id TYPE bigint', (row) => row.id)
+}
+
+c.run([transactions, statementMoves, pipelined, bigResults, copy, errors, cancel, notify, changed, widenedElsewhere,
+  retypedElsewhere], close)

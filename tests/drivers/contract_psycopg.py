@@ -5,7 +5,7 @@ import time
 
 import psycopg
 
-from contract import BIG, PREPARED, SLEEP, SLEEPS, STATEMENT, TABLE, big, moves, say
+from contract import BIG, DRIVER, PREPARED, SLEEP, SLEEPS, STATEMENT, TABLE, big, moves, say
 
 TEXT = STATEMENT.replace("$1", "%s")
 
@@ -154,13 +154,28 @@ def changed():
     holder.execute("SELECT 1")  # so that a pool of two has one backend left for the two others
     other.execute(TABLE)
     other.execute("INSERT INTO contract VALUES (1, 'x')")
-    text = "SELECT * FROM contract WHERE id = %s"
+    text = f"SELECT * FROM contract WHERE id = %s -- {DRIVER}"
     before = [width(one, text) for _ in range(3)]
     other.execute("ALTER TABLE contract ADD added int")
     say("changed", *before, width(one, text), width(one, text))
 
 
-for step in (transactions, statement_moves, pipeline, big_results, copy, errors, cancel, notify, changed):
+def newcomer():
+    """Who comes after the change and prepares for the first time knows nothing of older plans."""
+    one, other, holder, late = connect(), connect(), connect(False), connect(False)
+    holder.execute("SELECT 1")
+    other.execute(TABLE)
+    other.execute("INSERT INTO contract VALUES (1, 'x')")
+    text = f"SELECT * FROM contract WHERE id = %s -- {DRIVER} newcomer"
+    one.execute(text, (1,), prepare=True)
+    other.execute("ALTER TABLE contract ADD added int")
+    try:
+        say("newcomer", len(late.execute(text, (1,), prepare=True).fetchone()))
+    except psycopg.Error as error:
+        say("newcomer", error.sqlstate)
+
+
+for step in (transactions, statement_moves, pipeline, big_results, copy, errors, cancel, notify, changed, newcomer):
     try:
         step()
     except Exception as error:
