@@ -316,7 +316,8 @@ class Wire:
     def is_silent(self, duration=0.3):
         """Whether nothing comes for this long."""
         try:
-            self.buffer += self.recv_bytes(len(self.buffer) + 1, duration)
+            came = self.recv_bytes(len(self.buffer) + 1, duration)
+            self.buffer = came + self.buffer
         except TimeoutError:
             return True
         except Closed:
