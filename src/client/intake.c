@@ -17,16 +17,6 @@
 #include "client/session.h"
 #include "client/wait.h"
 
-static void
-protocol_error(struct client *client, const char *text)
-{
-    struct fail fail;
-
-    stats_add(METRIC_protocol_errors_total, 1);
-    fail_set(&fail, "08P01", "%s", text);
-    client_reject(client, &fail);
-}
-
 enum
 {
     PREPARED_MAX = 1 << 24
@@ -49,6 +39,48 @@ struct intake
     size_t skip;         /* bytes of the present message that something else was written for */
     bool must_run;       /* aborted_run() before the rest */
 };
+
+/* Sends what was taken of this read, in one write. */
+static void
+forward_to_backend(struct client *client, const struct intake *intake)
+{
+    struct buf *rewritten = &client->crowd->rewritten;
+    struct stream *stream = &client->lease.backend->stream;
+    const uint8_t *data = intake->span;
+    size_t len = (size_t)(intake->data - data);
+
+    if (buf_len(rewritten) > 0) {
+        buf_add(rewritten, data, len);
+        data = buf_head(rewritten);
+        len = buf_len(rewritten);
+    }
+    if (len > 0) {
+        client->lease.side->counts.received += len;
+        stream_write(stream, data, len);
+    }
+    buf_clear(rewritten);
+}
+
+/* Whatever this read brought before the present message is in the books already: it is sent, as on
+ * a direct connection, or the backend would owe answers to what it never got. */
+static void
+reject(struct client *client, const struct intake *intake, const struct fail *fail)
+{
+    if (client->state == CLIENT_ACTIVE) {
+        forward_to_backend(client, intake);
+    }
+    client_reject(client, fail);
+}
+
+static void
+protocol_error(struct client *client, const struct intake *intake, const char *text)
+{
+    struct fail fail;
+
+    stats_add(METRIC_protocol_errors_total, 1);
+    fail_set(&fail, "08P01", "%s", text);
+    reject(client, intake, &fail);
+}
 
 /* A text that is about to be run may leave something in the session. Where statements are followed
  * client/rewrite notes it, which reads the text too. */
@@ -90,7 +122,7 @@ book_message(struct client *client, struct intake *intake, const struct message 
         return GATE_WAIT;
     }
     if (result == REWRITE_BAD) {
-        protocol_error(client, "invalid frontend message type");
+        protocol_error(client, intake, "invalid frontend message type");
         return GATE_STOP;
     }
     bool ends = replies->count > owed && replies_ends_request(message->type);
@@ -121,10 +153,11 @@ means_nothing(const struct client *client, uint8_t type)
 }
 
 static enum gate
-answer_in_failed_transaction(struct client *client, const struct message *message, bool is_whole)
+answer_in_failed_transaction(struct client *client, const struct intake *intake,
+    const struct message *message, bool is_whole)
 {
     if (!replies_may_send(message->type)) {
-        protocol_error(client, "invalid frontend message type");
+        protocol_error(client, intake, "invalid frontend message type");
         return GATE_STOP;
     }
     switch (aborted_take(client, message, is_whole)) {
@@ -152,7 +185,7 @@ admit_message(
         return GATE_DROP;
     }
     if (client->state == CLIENT_FAILED) {
-        enum gate gate = answer_in_failed_transaction(client, message, is_whole);
+        enum gate gate = answer_in_failed_transaction(client, intake, message, is_whole);
         if (gate != GATE_FORWARD) {
             return gate;
         }
@@ -162,7 +195,7 @@ admit_message(
     }
     if (client->state != CLIENT_ACTIVE) {
         if (!replies_may_send(message->type)) {
-            protocol_error(client, "invalid frontend message type");
+            protocol_error(client, intake, "invalid frontend message type");
             return GATE_STOP;
         }
         if (!relay_obtain_backend(client)) {
@@ -208,27 +241,6 @@ rewrite_message(struct client *client, struct intake *intake)
     intake->span = intake->data + intake->skip;
 }
 
-/* Sends what was taken of this read, in one write. */
-static void
-forward_to_backend(struct client *client, const struct intake *intake)
-{
-    struct buf *rewritten = &client->crowd->rewritten;
-    struct stream *stream = &client->lease.backend->stream;
-    const uint8_t *data = intake->span;
-    size_t len = (size_t)(intake->data - data);
-
-    if (buf_len(rewritten) > 0) {
-        buf_add(rewritten, data, len);
-        data = buf_head(rewritten);
-        len = buf_len(rewritten);
-    }
-    if (len > 0) {
-        client->lease.side->counts.received += len;
-        stream_write(stream, data, len);
-    }
-    buf_clear(rewritten);
-}
-
 /* Bytes of a large message whose beginning was passed on already. */
 static size_t
 pass_rest(struct client *client, size_t len)
@@ -241,12 +253,13 @@ pass_rest(struct client *client, size_t len)
 
 /* A statement that is to be prepared on other backends too must be here as a whole. */
 static void
-await_all(struct client *client, const struct message *message, size_t most)
+await_all(struct client *client, const struct intake *intake, const struct message *message,
+    size_t most)
 {
     if (message->len > PREPARED_MAX) {
         struct fail fail;
         fail_set(&fail, "54000", "prepared statement is larger than %d bytes", PREPARED_MAX);
-        client_reject(client, &fail);
+        reject(client, intake, &fail);
     } else {
         loop_want_scratch(client->crowd->pool.loop, message->len + most);
     }
@@ -261,11 +274,11 @@ take_message(struct client *client, struct intake *intake, size_t most)
     enum message_result result = message_peek(intake->data, len, &message);
 
     if (result == MESSAGE_BAD) {
-        protocol_error(client, "invalid message length");
+        protocol_error(client, intake, "invalid message length");
         return false;
     }
     if (result == MESSAGE_OK && message.len > client->crowd->pool.settings->max_packet_size) {
-        protocol_error(client, "message is larger than max_packet_size");
+        protocol_error(client, intake, "message is larger than max_packet_size");
         return false;
     }
     bool is_whole = result == MESSAGE_OK && message_is_complete(&message, len);
@@ -273,7 +286,7 @@ take_message(struct client *client, struct intake *intake, size_t most)
         return false;
     }
     if (!is_whole && len > MESSAGE_HEADER && rewrite_needs_all(client, &message)) {
-        await_all(client, &message, most);
+        await_all(client, intake, &message, most);
         return false;
     }
     intake->skip = 0;

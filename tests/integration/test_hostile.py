@@ -307,3 +307,21 @@ def test_wrong_passwords_in_a_crowd(pooler, bystander):
         thread.start()
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize("before", [
+    w.query("SELECT 1"), w.query("SELECT 1/0"), w.query("SELECT pg_sleep(20)"), w.parse("SELECT 1", "a") + w.query("SELECT 2"),
+    w.parse("SELECT 1", "a") * 2 + w.query("SELECT 2"), w.extended("SELECT 1"), w.extended("SELECT 1") + w.sync(),
+    w.query("BEGIN; SELECT 1"), w.query("COPY (SELECT 1) TO STDOUT")],
+    ids=["query", "error", "long", "parse", "twice", "execute", "sync", "begin", "copy"])
+@pytest.mark.parametrize("bad", [b"\x10\0\0\0\x04", b"S\0\0\0\x01", w.parse("SELECT 1 /* " + "x" * (17 << 20) + " */", "big")],
+                         ids=["type", "length", "size"])
+def test_refused_client_leaves_a_backend_that_owes_nothing(postgres, start_pooler, before, bad):
+    """What it had sent completely in the same packet was waited for, and never sent."""
+    pooler = start_pooler(postgres, pool_size=1, cancel_wait_timeout=60)
+    for _ in range(2):
+        with pooler.wire() as wire:
+            wire.send_raw(before + bad[:100_000])
+            assert w.errors(wire.recv_all())[-1]["V"] == "FATAL"
+        with pooler.wire(timeout=5) as other:
+            assert other.value("SELECT 'served'") == "served" and other.status == "I"
