@@ -2,7 +2,7 @@
  * The book of outages. Called by pool/pool and pool/connect when a dial ends, by main's tick, and
  * by client/wait for what to say; calls the ledger and the endpoint, posts refusals and dials to
  * workers. Takes the registry's lock to visit the pools of an endpoint, so nobody calls it with
- * that lock held, except outage_noticed().
+ * that lock held, except outage_noticed() and outage_reconsider().
  */
 #include "pool/outage.h"
 
@@ -378,6 +378,12 @@ outage_void(struct pool *pool)
     pthread_mutex_unlock(&pool->shared.mutex);
     struct endpoint *endpoint = ledger_end_login(&pool->ledger);
     spread(pool, endpoint, endpoint_withdrawn(endpoint), &visit);
+}
+
+void
+outage_reconsider(struct pool *pool)
+{
+    (void)forget_own(pool);
 }
 
 void

@@ -50,6 +50,10 @@ void outage_over(struct pool *pool, const struct vars *welcome);
 /* A dial ended and tells nothing: it began before a reload or RECONNECT, or was never begun. */
 void outage_void(struct pool *pool);
 
+/* The settings are new: what PostgreSQL, or we, said of the pool alone may not hold any more. Not
+ * waited for: whoever asks next dials. Under the registry's lock. */
+void outage_reconsider(struct pool *pool);
+
 /* A client of this side begins to wait. Refuses it soon when the answer is known already. */
 void outage_meet(struct pool_side *side);
 

@@ -494,6 +494,7 @@ pools_reload(struct pools *pools, const struct settings *settings)
         if (configure_locked(pools, pool, settings)) {
             atomic_fetch_add(&pool->generation, 1);
         }
+        outage_reconsider(pool);
     }
     pthread_mutex_unlock(&pools->shared.mutex);
     open_warm_pools(pools, settings);

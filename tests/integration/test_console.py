@@ -469,6 +469,27 @@ def test_changed_connection_string_is_never_served_by_an_idle_old_backend(postgr
         wait_until(lambda: pid not in [row["pid"] for row in postgres.backends()], what="the old one closed")
 
 
+@pytest.mark.parametrize("what, sqlstate", [("database", "3D000"), ("user", "28000")])
+def test_what_a_reload_brings_back_is_used_at_once(postgres, start_pooler, what, sqlstate):
+    """The refusal from before was still repeated for a second."""
+    pooler = start_pooler(postgres, pool_size=1)
+    ini = pooler.ini_path.read_text(encoding="utf-8")
+    with pooler.wire() as client:
+        assert client.value("SELECT 1") == "1"
+        for _ in range(3):
+            if what == "database":
+                pooler.set_ini(ini.replace("app = host", "other = host"))
+            else:
+                pooler.set_users(["ann"])
+            pooler.admin("RELOAD")
+            postgres.terminate_backends("usename = 'app'")
+            wait_until(lambda: [fields["C"] for fields in w.errors(client.query("SELECT 1"))] == [sqlstate])
+            pooler.set_ini(ini)
+            pooler.set_users(["app"])
+            pooler.admin("RELOAD")
+            assert client.value("SELECT 1") == "1"
+
+
 def test_reload_that_changes_nothing_keeps_the_backends(pooler):
     with pooler.wire() as wire:
         pid = wire.backend_pid()
