@@ -73,10 +73,11 @@ void
 cancel_send(struct backend *backend)
 {
     struct pool_worker *worker = backend->side->worker;
-    PGcancel *handle = PQgetCancel(backend->conn);
+    /* libpq has a handle also where the server gave no key, or that of nobody. */
+    PGcancel *handle = backend->pid != 0 ? PQgetCancel(backend->conn) : NULL;
 
     if (handle == NULL) {
-        return; /* a server without cancel keys */
+        return;
     }
     struct cancel *cancel = mem_new(sizeof(*cancel));
     cancel->handle = handle;

@@ -12,6 +12,7 @@ import pytest
 
 from harness import wait_until
 from harness import wire as w
+from harness.meddler import Meddler
 
 
 def cancel(pooler, wire, pid=None, key=None, unix=False):
@@ -213,3 +214,41 @@ def test_queued_cancels_do_not_hold_up_the_recovery(fresh_postgres, start_pooler
         assert time.monotonic() - began < 2
         for wire in waiting[1:]:
             assert w.rows(wire.recv_until(b"Z", 30)) == [("served",)]
+
+
+# ---- late, lost and impossible ones
+
+def is_running(server, mark):
+    return server.backends(f"state = 'active' AND query LIKE '%{mark}%'")
+
+
+@pytest.fixture
+def behind(start_pooler):
+    """behind(relay, **settings): a pgkeel whose PostgreSQL is that relay."""
+    def make(relay, pool_size=1, **settings):
+        return start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, pool_size=pool_size,
+                            server_tls_sslmode="disable", **settings)
+    return make
+
+
+@pytest.mark.parametrize("key", [None, struct.pack("!ii", 0, 0)], ids=["absent", "zero"])
+def test_server_without_cancel_keys_serves_all_the_same(postgres, behind, key):
+    """pgdog #918: some servers send no BackendKeyData, or process number 0."""
+    def edit(link, kind, body):
+        if kind != b"K":
+            return w.message(kind, body)
+        return w.message(b"K", key) if key else b""
+
+    with Meddler(postgres.port, edit=edit) as relay:
+        pooler = behind(relay, pool_size=2)
+        with pooler.wire() as one, pooler.wire() as two:
+            assert one.pid and one.key and (one.pid, one.key) != (two.pid, two.key)
+            one.send_raw(w.query("SELECT 'one' FROM pg_sleep(0.3)"))
+            two.send_raw(w.query("SELECT 'two' FROM pg_sleep(0.3)"))
+            wait_until(lambda: is_running(postgres, "one") and is_running(postgres, "two"))
+            cancel(pooler, one)
+            assert w.rows(one.recv_until(b"Z")) == [("one",)]
+            assert w.rows(two.recv_until(b"Z")) == [("two",)]
+            assert one.value("SELECT 1") == two.value("SELECT 1") == "1"
+        # A request of which PostgreSQL can make nothing is not sent.
+        assert relay.cancels == 0
