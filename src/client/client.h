@@ -128,7 +128,8 @@ struct relay_state
 {
     uint32_t client_rest;     /* bytes of a large message from the client still to come */
     bool drops_client_rest;   /* they go nowhere */
-    bool is_backlogged;       /* too many replies are owed: kept messages wait */
+    bool is_backlogged;       /* too many replies are owed, or a cancel is: kept messages wait */
+    bool awaits_cancels;      /* the latter: what is sent before they are over could be hit */
     bool passes_backend_rest; /* the backend's large message goes to the client */
     enum skipping skipping;   /* a request was refused */
     bool is_told_to_wait;     /* the NOTICE of query_wait_notify was sent for this request */

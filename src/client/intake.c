@@ -10,6 +10,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/aborted.h"
+#include "client/limits.h"
 #include "client/loss.h"
 #include "client/provide.h"
 #include "client/relay.h"
@@ -209,6 +210,10 @@ admit_message(
         return GATE_WAIT;
     }
     if (replies_is_empty(&backend->replies)) {
+        if (limits_await_cancels(client)) {
+            client->relay.is_backlogged = true;
+            return GATE_WAIT;
+        }
         client->relay.request_us = loop_now_us(client->crowd->pool.loop);
         if (backend->replies.status == 'I') {
             client->relay.transaction_us = client->relay.request_us;

@@ -185,6 +185,34 @@ cancel(struct client *client, enum limit limit)
         &client->deadline, worker->loop, worker->settings->cancel_wait_timeout, on_no_answer);
 }
 
+/* Nobody knows what such a cancel request would still hit. */
+static void
+on_late_cancel(struct deadline *deadline)
+{
+    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
+    struct fail fail;
+
+    fail_set(&fail, "08006", "a cancel request did not come to its end");
+    loss_take(client, &fail);
+}
+
+bool
+limits_await_cancels(struct client *client)
+{
+    struct pool_worker *worker = &client->crowd->pool;
+    bool must_wait = client->lease.backend->duty.cancels > 0;
+
+    if (must_wait && !client->relay.awaits_cancels) {
+        deadline_start(
+            &client->deadline, worker->loop, worker->settings->cancel_wait_timeout, on_late_cancel);
+    } else if (!must_wait && client->relay.awaits_cancels) {
+        deadline_stop(&client->deadline);
+        limits_begin(client);
+    }
+    client->relay.awaits_cancels = must_wait;
+    return must_wait;
+}
+
 static void
 on_limit(struct deadline *deadline)
 {

@@ -11,6 +11,10 @@
 /* The client may use its backend from now on. Costs nothing when no limit is set. */
 void limits_begin(struct client *client);
 
+/* Nothing is unanswered and a request comes: whether it must wait, for cancel_wait_timeout at most,
+ * because a cancel request for what is answered is still on its way to this backend. */
+bool limits_await_cancels(struct client *client);
+
 /* An ErrorResponse for the client: true when it is the answer to a cancel request of a limit; then
  * *instead is what the client is told. */
 bool limits_explain(struct client *client, const struct message *message, struct buf *instead);

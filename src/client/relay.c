@@ -59,7 +59,7 @@ lease_begins(struct client *client)
 
     client->lease.side->counts.assignments++;
     client->lease.backend->prepared.pending_drops = 0;
-    client->relay.was_served = false;
+    client->relay.was_served = client->relay.awaits_cancels = false;
     bool is_prepared = params_apply(client);
     if (chain != NULL) {
         backend_send_query(client->lease.backend, chain);

@@ -52,6 +52,8 @@ cancel_over(void *arg)
     backend->duty.cancels--;
     if (backend->state == BACKEND_SCRUBBING) {
         scrub_run(backend);
+    } else if (backend->state == BACKEND_LEASED && backend->duty.cancels == 0) {
+        backend->holder->ops->on_backend(backend->holder, 0); /* its next request may wait */
     }
 }
 

@@ -8,5 +8,6 @@
 
 struct backend;
 
-/* Asks PostgreSQL to cancel what this backend runs. The backend's worker. */
+/* Asks PostgreSQL to cancel what this backend runs. When that is over, a client that holds it gets
+ * an event without reason. The backend's worker. */
 void cancel_send(struct backend *backend);

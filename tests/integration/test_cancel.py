@@ -231,6 +231,47 @@ def behind(start_pooler):
     return make
 
 
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+def test_cancel_in_flight_hits_no_later_query_of_its_own_session(postgres, behind, protocol):
+    """Inside a transaction the backend stays with its client, and what was meant for one query hit the next."""
+    with Meddler(postgres.port) as relay:
+        pooler = behind(relay)
+        with pooler.wire() as wire:
+            wire.query("BEGIN")
+            for _ in range(2):
+                relay.may_cancel.clear()
+                seen = relay.cancels
+                wire.send_raw(w.query("SELECT 'one' FROM pg_sleep(0.2)"))
+                wait_until(lambda: is_running(postgres, "one"))
+                cancel(pooler, wire)
+                wait_until(lambda: relay.cancels > seen)
+                assert w.rows(wire.recv_until(b"Z")) == [("one",)]
+                text = "SELECT 'two' FROM pg_sleep(0.3)"
+                wire.send_raw(w.query(text) if protocol == "simple" else w.extended(text) + w.sync())
+                assert wire.is_silent(0.1)
+                relay.may_cancel.set()
+                assert w.rows(wire.recv_until(b"Z")) == [("two",)]
+            assert w.tags(wire.query("COMMIT")) == ["COMMIT"]
+
+
+def test_cancel_that_never_arrives_holds_nobody_for_ever(postgres, behind):
+    """The wait of the test before has an end: then the transaction is given up."""
+    with Meddler(postgres.port) as relay:
+        pooler = behind(relay, cancel_wait_timeout="0.3s")
+        relay.may_cancel.clear()
+        with pooler.wire() as wire:
+            wire.query("BEGIN")
+            wire.send_raw(w.query("SELECT 'one' FROM pg_sleep(0.2)"))
+            wait_until(lambda: is_running(postgres, "one"))
+            cancel(pooler, wire)
+            wait_until(lambda: relay.cancels == 1)
+            assert w.rows(wire.recv_until(b"Z")) == [("one",)]
+            assert w.errors(wire.query("SELECT 2", timeout=5))[0]["C"] == "40001"
+            wire.query("ROLLBACK")
+            assert wire.value("SELECT 3") == "3"
+        relay.may_cancel.set()
+
+
 @pytest.mark.parametrize("key", [None, struct.pack("!ii", 0, 0)], ids=["absent", "zero"])
 def test_server_without_cancel_keys_serves_all_the_same(postgres, behind, key):
     """pgdog #918: some servers send no BackendKeyData, or process number 0."""
