@@ -165,6 +165,9 @@ finish_step(struct backend *backend, bool *waits_out, struct fail *fail)
 {
     struct replies *replies = &backend->replies;
 
+    if (backend->duty.step == SCRUB_DRAIN && replies_is_unsure(replies)) {
+        return fail_set(fail, "08P01", "its client left behind a Sync among the data of a COPY");
+    }
     *waits_out = !replies_is_empty(replies) || stream_is_backed_up(&backend->stream);
     if (backend->duty.step == SCRUB_CANCELS) {
         *waits_out = *waits_out || backend->duty.cancels > 0;
@@ -268,14 +271,12 @@ swallow(struct backend *backend, const uint8_t *data, size_t len, struct fail *f
     return true;
 }
 
-/* PostgreSQL asks for the data of a COPY whose client has left: there are none. */
+/* What came shows that PostgreSQL waits for something that its client, who has left, will not send:
+ * the data of a COPY, or the Sync that a COPY has ignored. */
 static void
-end_late_copy(struct backend *backend)
+end_late_request(struct backend *backend)
 {
-    bool is_copying =
-        backend->replies.copy == COPY_IN || backend->replies.copy == COPY_BOTH;
-
-    if (backend->duty.step == SCRUB_DRAIN && is_copying) {
+    if (backend->duty.step == SCRUB_DRAIN) {
         end_request(backend);
     }
 }
@@ -293,7 +294,7 @@ scrub_run(struct backend *backend)
             give_up(backend, &fail);
             return;
         }
-        end_late_copy(backend);
+        end_late_request(backend);
         break;
     case STREAM_WAIT:
         break;
@@ -342,6 +343,7 @@ scrub_start(struct backend *backend)
         give_up(backend, &fail);
         return;
     }
+    end_late_request(backend);
     advance(backend);
 }
 

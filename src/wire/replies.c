@@ -233,24 +233,33 @@ remove_at(struct replies *replies, uint32_t at)
 }
 
 /* A COPY from the client began. PostgreSQL reads what was sent behind it up to the end of the data:
- * Syncs in front of them are ignored, those among them are unless the COPY fails before. */
+ * Syncs in front of them are ignored, those among them are unless the COPY fails before. An ignored
+ * one ended nothing: if it was the last, another must come. */
 static void
 begin_copy(struct replies *replies)
 {
+    bool was_ignored = false;
+    uint32_t i = 1;
+
     replies->copy = COPY_IN;
     replies->has_data = false;
-    for (uint32_t i = 1; i < replies->count && replies->copy == COPY_IN;) {
+    while (i < replies->count && replies->copy == COPY_IN) {
         enum reply_kind kind = kind_at(replies, i);
         if (kind == REPLY_SYNC && replies->has_data) {
             *entry(replies, i) = (uint8_t)((*entry(replies, i) & ~KIND_MASK) | REPLY_STRAY_SYNC);
             i++;
         } else if (kind == REPLY_SYNC || kind == REPLY_COPY_DATA || kind == REPLY_COPY_END) {
             replies->has_data = replies->has_data || kind != REPLY_SYNC;
+            was_ignored = was_ignored || kind == REPLY_SYNC;
             replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
             remove_at(replies, i);
         } else {
             break;
         }
+    }
+    if (was_ignored && i == replies->count && kind_at(replies, 0) == REPLY_EXECUTE) {
+        replies->is_open = true;
+        replies->opened = replies->count;
     }
 }
 
@@ -450,6 +459,12 @@ bool
 replies_is_ours(const struct replies *replies)
 {
     return replies->count > 0 && (*entry(replies, 0) & REPLY_FOR_US) != 0;
+}
+
+bool
+replies_is_unsure(const struct replies *replies)
+{
+    return replies->count > 0 && kind_at(replies, replies->count - 1) == REPLY_STRAY_SYNC;
 }
 
 void

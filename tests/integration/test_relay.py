@@ -496,3 +496,40 @@ def test_client_that_left_a_copy_before_it_was_answered_leaves_its_backend(postg
             assert other.status == "I"
     if tail != w.copydone():
         assert postgres.sql("SELECT count(*) FROM t", user="app") == [(0,)]
+
+
+@pytest.mark.parametrize("tail", [w.copydone(), w.copydata(b"1\tx\n") + w.copydone(), w.copydata(b"1\tx\n") + w.sync() + w.copydone()],
+                         ids=["none", "row", "sync_among"])
+@pytest.mark.parametrize("leave", ["close", "reset", "half_close"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["at_once", "later"])
+def test_client_that_left_between_the_end_of_a_copy_and_its_sync_leaves_no_slot_taken(
+        postgres, start_pooler, table, tail, leave, is_late):
+    """PostgreSQL ignores a Sync in front of the data and waits for another: there the backend stayed for ever."""
+    pooler = start_pooler(postgres, pool_size=1)
+    start = w.parse("COPY t FROM STDIN") + w.bind() + w.execute()
+    for begin in (start + w.sync(), start):
+        with pooler.wire() as wire:
+            wire.send_raw(begin if is_late else begin + tail)
+            if is_late:
+                assert w.kinds(wire.recv_until(b"G")) == "12G"
+                wire.send_raw(tail)
+            getattr(wire, leave)()
+            with pooler.wire(timeout=5) as other:
+                assert other.value("SELECT 'served'") == "served" and other.status == "I"
+                # As when a direct connection ends there.
+                assert other.value("SELECT count(*) FROM t") == "0"
+
+
+def test_copy_whose_sync_is_still_to_come_keeps_its_backend(postgres, start_pooler, table):
+    """With a Flush its end is seen earlier; the transaction is not over before the Sync."""
+    pooler = start_pooler(postgres, pool_size=1)
+    with pooler.wire() as wire, pooler.wire() as other:
+        wire.send_raw(w.parse("COPY t FROM STDIN") + w.bind() + w.execute() + w.sync())
+        assert w.kinds(wire.recv_until(b"G")) == "12G"
+        wire.send_raw(w.copydata(b"1\tx\n") + w.copydone() + w.flush())
+        assert w.tags(wire.recv_until(b"C")) == ["COPY 1"]
+        other.send_raw(w.query("SELECT count(*) FROM t"))
+        assert other.is_silent(0.1)
+        wire.send_raw(w.sync())
+        assert w.kinds(wire.recv_until(b"Z")) == "Z" and wire.status == "I"
+        assert w.rows(other.recv_until(b"Z")) == [("1",)]
