@@ -300,28 +300,6 @@ put_tail(struct line *line, const char *tail)
     line->len += strlen(tail);
 }
 
-/* Length of the UTF-8 character at text, 0 when there is none (RFC 3629: no overlong forms, no
- * surrogates). */
-static size_t
-utf8_len(const unsigned char *text)
-{
-    if (text[0] < 0x80) {
-        return 1;
-    }
-    size_t len = text[0] >= 0xF0 ? 4 : text[0] >= 0xE0 ? 3 : 2;
-    if (text[0] < 0xC2 || text[0] > 0xF4) {
-        return 0;
-    }
-    for (size_t i = 1; i < len; i++) {
-        if ((text[i] & 0xC0) != 0x80) {
-            return 0;
-        }
-    }
-    bool is_overlong = (text[0] == 0xE0 && text[1] < 0xA0) || (text[0] == 0xF0 && text[1] < 0x90);
-    bool is_outside = (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF4 && text[1] > 0x8F);
-    return is_overlong || is_outside ? 0 : len;
-}
-
 /* C0, DEL, and C1, which in UTF-8 is C2 80 to C2 9F: what terminals obey. */
 static bool
 is_control(const unsigned char *text)
@@ -335,7 +313,7 @@ put_escaped(struct line *line, const char *string, bool is_json)
     const unsigned char *at = (const unsigned char *)string;
 
     while (*at != '\0' && !line->is_cut) {
-        size_t len = utf8_len(at);
+        size_t len = text_utf8_len(at);
         if (len == 0 && is_json) {
             put_string(line, "\\ufffd");
         } else if (len == 0 || (is_control(at) && !is_json)) {

@@ -233,3 +233,23 @@ text_equal_constant_time(const void *a, const void *b, size_t len)
     }
     return difference == 0;
 }
+
+size_t
+text_utf8_len(const unsigned char *text)
+{
+    if (text[0] < 0x80) {
+        return 1;
+    }
+    size_t len = text[0] >= 0xF0 ? 4 : text[0] >= 0xE0 ? 3 : 2;
+    if (text[0] < 0xC2 || text[0] > 0xF4) {
+        return 0;
+    }
+    for (size_t i = 1; i < len; i++) {
+        if ((text[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+    }
+    bool is_overlong = (text[0] == 0xE0 && text[1] < 0xA0) || (text[0] == 0xF0 && text[1] < 0x90);
+    bool is_outside = (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF4 && text[1] > 0x8F);
+    return is_overlong || is_outside ? 0 : len;
+}

@@ -39,6 +39,10 @@ void text_quote_literal(struct buf *buf, const char *value);
 /* Appends "name" as an SQL identifier. No zero byte is added. */
 void text_quote_identifier(struct buf *buf, const char *name);
 
+/* Length of the UTF-8 character at text, which ends with a zero byte; 0 when there is none
+ * (RFC 3629: no overlong forms, no surrogates). */
+size_t text_utf8_len(const unsigned char *text);
+
 /* Overwrites a secret so that the compiler cannot leave it out, then frees it and clears the
  * pointer. */
 void text_wipe(char **secret);

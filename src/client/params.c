@@ -2,6 +2,7 @@
 #include "client/params.h"
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "wire/startup.h"
 
 #include <strings.h>
@@ -12,12 +13,45 @@ struct collecting
     const struct settings *settings;
 };
 
+static bool
+is_utf8(const char *value)
+{
+    const unsigned char *at = (const unsigned char *)value;
+    size_t len = 1;
+
+    while (*at != '\0' && len > 0) {
+        len = text_utf8_len(at);
+        at += len;
+    }
+    return len > 0;
+}
+
+/* A program's name comes in whatever encoding it has. PostgreSQL takes any bytes in the first
+ * packet and shows '?' for what is not ASCII; in a SET they must be valid. */
+static void
+put_name(struct vars *wanted, const char *name, const char *value)
+{
+    char *clean = mem_string(value);
+    bool is_valid = is_utf8(value);
+
+    for (char *at = clean; *at != '\0' && !is_valid; at++) {
+        *at = *at < 32 || *at > 126 ? '?' : *at;
+    }
+    vars_put(wanted, name, clean);
+    free(clean);
+}
+
 static void
 collect(void *arg, const char *name, const char *value)
 {
     struct collecting *collecting = arg;
 
-    if (name[0] != '\0' && !settings_lists(collecting->settings->ignore_startup_parameters, name)) {
+    if (name[0] == '\0' || settings_lists(collecting->settings->ignore_startup_parameters, name)) {
+        return;
+    }
+    if (strcasecmp(name, "application_name") == 0) {
+        put_name(collecting->wanted, name, value);
+    } else {
         vars_put(collecting->wanted, name, value);
     }
 }

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import re
 import struct
 
 import psycopg2
@@ -193,6 +194,17 @@ def test_values_are_quoted_never_pasted(pooler):
     with pooler.wire(application_name=nasty, **{"search_path": "\"we'ird\", public"}) as wire:
         assert wire.value("SHOW search_path") == "\"we'ird\", public"
         assert wire.value("SHOW application_name").startswith("a'; DROP TABLE x; --\\'\"")
+
+
+@pytest.mark.parametrize("name", [b"B\xfcro \xff", "Bu\u0308ro \u20ac".encode(), b"\xc3", b"\xed\xa0\x80"])
+def test_application_name_in_any_encoding_is_taken(postgres, pooler, name):
+    def shown_by(wire):
+        """From PostgreSQL 16 on it shows \\xNN instead of a question mark."""
+        return re.sub(r"\\x[0-9a-f]{2}", "?", wire.value("SHOW application_name"))
+
+    with w.Wire("127.0.0.1", postgres.port) as direct, pooler.wire(application_name=name) as wire:
+        assert shown_by(wire) == shown_by(direct.startup(application_name=name).login())
+        assert wire.parameters["application_name"] == wire.value("SHOW application_name")
 
 
 @pytest.mark.parametrize("params, sqlstate", [
