@@ -11,7 +11,8 @@ struct prepared_entry
     UT_hash_handle hh;
     TAILQ_ENTRY(prepared_entry) link;
     uint64_t id;
-    uint64_t group;
+    uint64_t group;  /* of its newest Parse, or PREPARED_CERTAIN */
+    unsigned parses; /* that are not confirmed */
     struct statement *statement; /* holds */
 };
 
@@ -64,11 +65,13 @@ prepared_add(struct prepared *prepared, struct statement *statement, uint64_t gr
 
     if (entry != NULL) {
         entry->group = group;
+        entry->parses++;
         return;
     }
     entry = mem_new(sizeof(*entry));
     entry->id = statement->id;
     entry->group = group;
+    entry->parses = 1;
     entry->statement = statement_hold(statement);
     HASH_ADD(hh, prepared->by_id, id, sizeof(entry->id), entry);
     TAILQ_INSERT_TAIL(&prepared->by_use, entry, link);
@@ -109,7 +112,8 @@ prepared_confirm(struct prepared *prepared, const struct statement *statement)
 {
     struct prepared_entry *entry = entry_of(prepared, statement);
 
-    if (entry != NULL) {
+    /* A later one on its way closes it first. */
+    if (entry != NULL && entry->parses > 0 && --entry->parses == 0) {
         entry->group = PREPARED_CERTAIN;
     }
 }

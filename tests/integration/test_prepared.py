@@ -136,6 +136,8 @@ SEQUENCES = {
     "unnamed_gone_after_query": w.parse("SELECT 7") + w.sync() + w.query("SELECT 8") + use(""),
     "unnamed_never": use(""),
     "unnamed_closed": w.parse("SELECT 7") + w.sync() + w.close("S", "") + w.sync() + use(""),
+    "parsed_again_where_it_fails": w.parse("DEALLOCATE ALL", "b") + w.query("BEGIN") + w.query("SELECT 1/0") + w.parse("DEALLOCATE ALL", "a") + w.sync()
+    + use("b") + w.query("ROLLBACK") + use("b"),
     "in_failed_transaction": w.parse("SELECT 1", "a") + w.sync() + w.query("BEGIN") + w.query("SELECT 1/0") + use("a") + w.query("ROLLBACK")
     + use("a"),
     "rollback_named": w.parse("ROLLBACK", "r") + w.sync() + w.query("BEGIN") + w.query("SELECT 1/0") + use("r") + use("r"),
@@ -168,7 +170,13 @@ def run_on(wire, data):
     found = []
     while not found or w.rows([found[-1]]) != [("the end",)]:
         found.append(wire.recv())
-    return [(kind, w.error_fields(body) if kind == b"E" else body) for kind, body in found]
+    return [(kind, what_it_says(body) if kind == b"E" else body) for kind, body in found]
+
+
+def what_it_says(error):
+    """In a failed transaction one line of PostgreSQL's refuses as well as another."""
+    fields = w.error_fields(error)
+    return {key: value for key, value in fields.items() if fields["C"] != "25P02" or key not in "FLR"}
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
