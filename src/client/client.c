@@ -49,7 +49,7 @@ static const struct
             TO(CLIENT_IDLE) | END,
         NO_LIMIT, NULL},
     [CLIENT_VERIFYING] = {"login", TO(CLIENT_LOGIN) | END, NO_LIMIT, NULL},
-    [CLIENT_WELCOME] = {"login", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
+    [CLIENT_WELCOME] = {"login", TO(CLIENT_IDLE) | TO(CLIENT_REPLICATING) | END, NO_LIMIT, NULL},
     [CLIENT_IDLE] = {"idle", TO(CLIENT_WAITING) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
         offsetof(struct settings, client_idle_timeout), "client_idle_timeout"},
     [CLIENT_WAITING] = {"waiting", TO(CLIENT_IDLE) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
@@ -62,6 +62,7 @@ static const struct
         TO(CLIENT_IDLE) | TO(CLIENT_ACTIVE) | TO(CLIENT_PREPARING) | END, NO_LIMIT, NULL},
     [CLIENT_FAILED] = {"failed", TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_CONSOLE] = {"active", END, NO_LIMIT, NULL},
+    [CLIENT_REPLICATING] = {"active", END, NO_LIMIT, NULL},
     [CLIENT_CLOSING] = {"closing", TO(CLIENT_CLOSED), NO_LIMIT, NULL},
     [CLIENT_CLOSED] = {"closed", 0, NO_LIMIT, NULL},
 };
@@ -333,6 +334,16 @@ finish_closing(struct client *client)
     }
 }
 
+static void
+begin_closing(struct client *client)
+{
+    buf_deinit(&client->stream.in);
+    client_become(client, CLIENT_CLOSING);
+    client_limit(client, CLOSING_US);
+    stream_want_read(&client->stream, true);
+    finish_closing(client);
+}
+
 void
 client_reject(struct client *client, const struct fail *fail)
 {
@@ -346,13 +357,19 @@ client_reject(struct client *client, const struct fail *fail)
             fail->detail[0] != '\0' ? ": " : "", fail->detail);
     }
     let_go_of_everything(client);
-    buf_deinit(&client->stream.in);
     message_add_error(&buf, "FATAL", fail);
     client_send(client, &buf);
-    client_become(client, CLIENT_CLOSING);
-    client_limit(client, CLOSING_US);
-    stream_want_read(&client->stream, true);
-    finish_closing(client);
+    begin_closing(client);
+}
+
+void
+client_finish(struct client *client, const struct fail *fail)
+{
+    if (client->crowd->pool.settings->log_disconnections) {
+        client_log(LEVEL_INFO, client, "closing: %s", fail->text);
+    }
+    let_go_of_everything(client);
+    begin_closing(client);
 }
 
 static void
@@ -374,6 +391,7 @@ on_event(void *arg, unsigned what)
     case CLIENT_ACTIVE:
     case CLIENT_FAILED:
     case CLIENT_CONSOLE:
+    case CLIENT_REPLICATING:
         client->handler->on_event(client, what);
         break;
     case CLIENT_CLOSING:

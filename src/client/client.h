@@ -6,7 +6,7 @@
  *    GREETING ─► LOGIN ⇄ VERIFYING      relay:   IDLE ─► WAITING ─► PREPARING ─► ACTIVE ─► IDLE
  *                  └──► WELCOME ─► IDLE       its session may have left something: ACTIVE ⇄ LOOKING
  *                                             its transaction was lost: ACTIVE ─► FAILED ─► IDLE
- *                                        console: CONSOLE
+ *                                        console: CONSOLE      replication: REPLICATING
  *    from every state: CLOSING (a last word is being sent) ─► CLOSED
  */
 #pragma once
@@ -42,6 +42,7 @@ enum client_state
     CLIENT_LOOKING,   /* PostgreSQL is asked what its session left */
     CLIENT_FAILED,    /* its transaction was lost: we answer until it ends it */
     CLIENT_CONSOLE,   /* talks to the console */
+    CLIENT_REPLICATING, /* has a connection of its own (client/replication) */
     CLIENT_CLOSING,   /* the last word is on its way */
     CLIENT_CLOSED,
     CLIENT_STATES
@@ -212,6 +213,9 @@ void client_send(struct client *client, struct buf *buf);
 /* Ends the session at once, with everything it holds. fail: why, for the log; NULL: the client's
  * own wish. */
 void client_close(struct client *client, const struct fail *fail);
+
+/* Ends the session once everything was sent. fail: why, for the log. */
+void client_finish(struct client *client, const struct fail *fail);
 
 /* Sends the reason as FATAL, then ends the session. */
 void client_reject(struct client *client, const struct fail *fail);

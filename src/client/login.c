@@ -11,6 +11,7 @@
 #include "base/stats.h"
 #include "base/text.h"
 #include "client/params.h"
+#include "client/replication.h"
 #include "client/verifiers.h"
 #include "client/welcome.h"
 #include "conf/users.h"
@@ -38,6 +39,7 @@ login_end(struct client *client)
     scram_free(&login->scram);
     settings_release(&login->settings);
     vars_deinit(&login->wanted);
+    free(login->replication);
     explicit_bzero(login, sizeof(*login));
     free(login);
     client->login = NULL;
@@ -185,10 +187,8 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     client->identity.database = mem_string(startup->database);
     login->settings = settings_hold(crowd->pool.settings);
     login->is_console = is_console(startup->database);
-    login->is_replication = startup->replication != NULL;
-    if (login->is_replication) {
-        bool value;
-        login->is_replication = !text_parse_bool(startup->replication, &value) || value;
+    if (replication_is_wanted(startup->replication)) {
+        login->replication = mem_string(startup->replication);
     }
     int64_t clients = atomic_fetch_add(&crowd->crowds->clients, 1);
     if (clients >= crowd->crowds->max_client_conn) {

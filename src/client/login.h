@@ -31,7 +31,7 @@ struct login
     struct scram *scram;       /* owns */
     uint8_t salt[4];
     struct vars wanted; /* owns: settings of the first packet */
-    bool is_replication;
+    char *replication; /* owns: the value, if it means replication, or NULL */
     bool is_console;
     int64_t waits_since_us;
 };

@@ -95,6 +95,7 @@ relay_obtain_backend(struct client *client)
     case CLIENT_LOOKING:
     case CLIENT_FAILED:
     case CLIENT_CONSOLE:
+    case CLIENT_REPLICATING:
     case CLIENT_CLOSING:
     case CLIENT_CLOSED:
     case CLIENT_STATES:

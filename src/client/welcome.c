@@ -7,14 +7,16 @@
 #include "client/login.h"
 #include "client/params.h"
 #include "client/relay.h"
+#include "client/replication.h"
 #include "client/wait.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
 #include <arpa/inet.h>
 
-static void
-send_welcome(struct client *client, const struct vars *reported)
+void
+welcome_send(struct client *client, const struct vars *reported, enum client_state state,
+    const struct handler *handler)
 {
     const char *name, *value;
     uint32_t cursor = 0;
@@ -36,11 +38,17 @@ send_welcome(struct client *client, const struct vars *reported)
         client_log(LEVEL_INFO, client, "login ok");
     }
     login_end(client);
-    client_become(client, CLIENT_IDLE);
+    client_become(client, state);
     stream_want_read(&client->stream, true);
-    client->handler = &relay_handler;
+    client->handler = handler;
     client->handler->on_start(client);
     client->handler->on_kept(client);
+}
+
+static void
+send_welcome(struct client *client, const struct vars *reported)
+{
+    welcome_send(client, reported, CLIENT_IDLE, &relay_handler);
 }
 
 /* A backend was granted to learn PostgreSQL's settings or to check the client's. */
@@ -150,13 +158,13 @@ welcome_admit(struct client *client, struct fail *fail)
     if (login->is_console) {
         return admit_to_console(client, fail);
     }
+    if (login->replication != NULL) {
+        return replication_admit(client, fail);
+    }
     const struct database *database =
         settings_find_database(login->settings, client->identity.database);
     if (database == NULL) {
         return fail_set(fail, "3D000", "database \"%s\" does not exist", client->identity.database);
-    }
-    if (login->is_replication) {
-        return fail_set(fail, "0A000", "replication connections are not supported");
     }
     const char *user = database->user != NULL ? database->user : client->identity.user;
     lease_init(

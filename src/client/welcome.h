@@ -7,5 +7,10 @@
 
 #include "client/client.h"
 
+/* The client is let in: it is told what PostgreSQL reported, and is served by this handler from now
+ * on. */
+void welcome_send(struct client *client, const struct vars *reported, enum client_state state,
+    const struct handler *handler);
+
 /* The client is who it says. False with the reason when it may still not come in. */
 must_check bool welcome_admit(struct client *client, struct fail *fail);

@@ -1,6 +1,7 @@
 /* Rows of connections. Called by ops/show through its table; reads clients and backends. */
 #include "ops/sockets.h"
 
+#include "client/replication.h"
 #include "client/session.h"
 #include "daemon/daemon.h"
 #include "ops/columns.h"
@@ -103,7 +104,7 @@ add_client(struct gather *gather, const struct client *client)
     gather_text(gather, "C");
     gather_text(gather, client->identity.user);
     gather_text(gather, client->identity.database);
-    gather_text(gather, "none");
+    gather_text(gather, replication_kind(client));
     gather_text(gather, client_state_name(client->state));
     add_peer(gather, client);
     add_local(gather, client->stream.watch.fd, client->crowd->pool.settings->listen_port);

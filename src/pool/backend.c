@@ -117,10 +117,10 @@ backend_reports(const struct backend *backend, const char *name)
 }
 
 void
-backend_reported(const struct backend *backend, struct vars *reported)
+backend_reported(const struct pg_conn *conn, struct vars *reported)
 {
     for (int i = 0; i < PARAMETERS; i++) {
-        const char *value = PQparameterStatus(backend->conn, parameters[i].name);
+        const char *value = PQparameterStatus(conn, parameters[i].name);
         if (value != NULL) {
             vars_put(reported, parameters[i].name, value);
         }
@@ -150,7 +150,7 @@ backend_new(struct pg_conn *conn, struct fail *fail)
     prepared_init(&backend->prepared);
     backend->replies.group = backend->replies.answered = 1;
     backend->opened_us = loop_clock_us();
-    backend_reported(backend, &reported);
+    backend_reported(conn, &reported);
     while (vars_next(&reported, &cursor, &name, &value)) {
         if (backend_manages(name)) {
             vars_put(&backend->vars, name, value);

@@ -143,7 +143,7 @@ bool backend_manages(const char *name);
 bool backend_reports(const struct backend *backend, const char *name);
 
 /* All ParameterStatus values libpq saw during login, for the welcome of clients. */
-void backend_reported(const struct backend *backend, struct vars *reported);
+void backend_reported(const struct pg_conn *conn, struct vars *reported);
 
 /* Address and port of the PostgreSQL it is connected to; borrowed from the PGconn. */
 const char *backend_host(const struct backend *backend);

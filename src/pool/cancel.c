@@ -71,22 +71,35 @@ cancel_run(struct job *job)
     }
 }
 
-void
-cancel_send(struct backend *backend)
+/* ticket: of the backend that is told when it is over, or 0. False: there is nothing to send. */
+static bool
+send_cancel(struct pool_worker *worker, struct pg_conn *conn, uint64_t ticket)
 {
-    struct pool_worker *worker = backend->side->worker;
     /* libpq has a handle also where the server gave no key, or that of nobody. */
-    PGcancel *handle = backend->pid != 0 ? PQgetCancel(backend->conn) : NULL;
+    PGcancel *handle = PQbackendPID(conn) != 0 ? PQgetCancel(conn) : NULL;
 
     if (handle == NULL) {
-        return;
+        return false;
     }
     struct cancel *cancel = mem_new(sizeof(*cancel));
     cancel->handle = handle;
     cancel->worker = worker;
-    cancel->ticket = backend->ticket;
+    cancel->ticket = ticket;
     cancel->job = (struct job){.kind = JOB_URGENT, .run = cancel_run, .drop = cancel_drop};
-    backend->duty.cancels++;
     stats_add(METRIC_cancel_forwarded_total, 1);
     helpers_run(pools_helpers(worker->pools), &cancel->job);
+    return true;
+}
+
+void
+cancel_send(struct backend *backend)
+{
+    /* helpers_run() comes back before anything of the job can. */
+    backend->duty.cancels += send_cancel(backend->side->worker, backend->conn, backend->ticket);
+}
+
+void
+cancel_send_apart(struct pool_worker *worker, struct pg_conn *conn)
+{
+    send_cancel(worker, conn, 0);
 }

@@ -7,7 +7,12 @@
 #pragma once
 
 struct backend;
+struct pg_conn;
+struct pool_worker;
 
 /* Asks PostgreSQL to cancel what this backend runs. When that is over, a client that holds it gets
  * an event without reason. The backend's worker. */
 void cancel_send(struct backend *backend);
+
+/* The same for a connection that is no pool's. */
+void cancel_send_apart(struct pool_worker *worker, struct pg_conn *conn);

@@ -3,6 +3,7 @@
  * (pool_dial); calls pool/dial, then scrub_align() in the worker that asked.
  */
 #include "base/mem.h"
+#include "base/state.h"
 #include "base/stats.h"
 #include "conf/settings.h"
 #include "conf/users.h"
@@ -14,7 +15,8 @@
 
 enum
 {
-    DIAL_PARAMS_MAX = 64
+    DIAL_PARAMS_MAX = 64,
+    DIAL_PARAMS_OWN = 7 /* user, database, password; what one client wants */
 };
 
 struct dialling
@@ -78,47 +80,88 @@ pool_password(const struct settings *settings, const struct database *database, 
                                                                                     : NULL;
 }
 
-void
-pool_dial(struct pool_side *side)
+/* What libpq is told. */
+struct conninfo
+{
+    const char *keywords[DIAL_PARAMS_MAX + 1], *values[DIAL_PARAMS_MAX + 1];
+    int count;
+};
+
+static void
+add(struct conninfo *conninfo, const char *keyword, const char *value)
+{
+    ensure(conninfo->count < DIAL_PARAMS_MAX);
+    conninfo->keywords[conninfo->count] = keyword;
+    conninfo->values[conninfo->count++] = value;
+    conninfo->keywords[conninfo->count] = conninfo->values[conninfo->count] = NULL;
+}
+
+/* Of the pool's database; false with the reason when the settings have none. */
+static bool
+read_database(const struct pool_side *side, struct conninfo *conninfo, struct fail *fail)
 {
     const struct settings *settings = side->worker->settings;
     const struct pool *pool = side->pool;
     const struct database *database = settings_find_database(settings, pool->database);
-    const char *keywords[DIAL_PARAMS_MAX + 1], *values[DIAL_PARAMS_MAX + 1];
-    struct fail fail;
-    int n = 0;
 
     if (database == NULL) {
-        fail_set(&fail, "3D000", "database \"%s\" does not exist", pool->database);
+        return fail_set(fail, "3D000", "database \"%s\" does not exist", pool->database);
+    }
+    /* libpq takes the first of two equal keywords as overwritten by the second, so ours go last. */
+    for (int i = 0; database->keywords[i] != NULL && i < DIAL_PARAMS_MAX - DIAL_PARAMS_OWN; i++) {
+        add(conninfo, database->keywords[i], database->values[i]);
+    }
+    add(conninfo, "user", pool->user);
+    add(conninfo, "dbname", database->dbname != NULL ? database->dbname : pool->database);
+    const char *password = pool_password(settings, database, pool->user);
+    if (password != NULL) {
+        add(conninfo, "password", password);
+    }
+    return true;
+}
+
+static void
+start(struct pool_side *side, const struct conninfo *conninfo, const struct dial_result *result)
+{
+    dial_start(&(struct dial_request){.keywords = conninfo->keywords,
+        .values = conninfo->values,
+        .timeout_us = side->worker->settings->server_connect_timeout,
+        .loop = side->worker->loop,
+        .helpers = pools_helpers(side->pool->pools),
+        .result = *result});
+}
+
+void
+pool_dial(struct pool_side *side)
+{
+    struct conninfo conninfo = {0};
+    struct fail fail;
+
+    if (!read_database(side, &conninfo, &fail)) {
         pool_dial_failed(side, &fail);
         pool_backend_gone(side);
         return;
     }
-    /* libpq takes the first of two equal keywords as overwritten by the second, so ours go last. */
-    for (int i = 0; database->keywords[i] != NULL && n < DIAL_PARAMS_MAX - 3; i++) {
-        keywords[n] = database->keywords[i];
-        values[n++] = database->values[i];
-    }
-    keywords[n] = "user";
-    values[n++] = pool->user;
-    keywords[n] = "dbname";
-    values[n++] = database->dbname != NULL ? database->dbname : pool->database;
-    const char *password = pool_password(settings, database, pool->user);
-    if (password != NULL) {
-        keywords[n] = "password";
-        values[n++] = password;
-    }
-    keywords[n] = values[n] = NULL;
-
     struct dialling *dialling = mem_new(sizeof(*dialling));
     dialling->side = side;
-    dialling->generation = atomic_load(&pool->generation);
-    dial_start(&(struct dial_request){.keywords = keywords,
-        .values = values,
-        .timeout_us = settings->server_connect_timeout,
-        .loop = side->worker->loop,
-        .helpers = pools_helpers(pool->pools),
-        .done = on_dialled,
-        .gone = free,
-        .arg = dialling});
+    dialling->generation = atomic_load(&side->pool->generation);
+    start(side, &conninfo, &(struct dial_result){on_dialled, free, dialling});
+}
+
+bool
+pool_dial_apart(struct pool_side *side, const struct vars *extra,
+    const struct dial_result *result, struct fail *fail)
+{
+    struct conninfo conninfo = {0};
+    const char *keyword, *value;
+    uint32_t cursor = 0;
+
+    if (!read_database(side, &conninfo, fail)) {
+        return false;
+    }
+    while (vars_next(extra, &cursor, &keyword, &value)) {
+        add(&conninfo, keyword, value);
+    }
+    start(side, &conninfo, result);
+    return true;
 }

@@ -26,9 +26,7 @@ struct dial
     int64_t deadline_us; /* 0: none */
     int stop_fd;
     struct loop *loop; /* borrows */
-    dial_done_fn *done;
-    void (*gone)(void *arg);
-    void *arg;
+    struct dial_result result;
     struct pg_conn *conn; /* owns until done() */
     struct fail fail;
 };
@@ -210,7 +208,7 @@ report(void *arg)
 {
     struct dial *dial = arg;
 
-    dial->done(dial->arg, dial->conn, &dial->fail);
+    dial->result.done(dial->result.arg, dial->conn, &dial->fail);
     dial_free(dial);
 }
 
@@ -220,7 +218,7 @@ give_up(struct job *job)
     struct dial *dial = (struct dial *)((char *)job - offsetof(struct dial, job));
 
     PQfinish(dial->conn);
-    dial->gone(dial->arg);
+    dial->result.gone(dial->result.arg);
     dial_free(dial);
 }
 
@@ -251,9 +249,7 @@ dial_start(const struct dial_request *request)
     dial->deadline_us = request->timeout_us > 0 ? loop_clock_us() + request->timeout_us : 0;
     dial->stop_fd = helpers_stop_fd(request->helpers);
     dial->loop = request->loop;
-    dial->done = request->done;
-    dial->gone = request->gone;
-    dial->arg = request->arg;
+    dial->result = request->result;
     dial->job = (struct job){.kind = JOB_ORDINARY, .run = dial_run, .drop = give_up};
     helpers_run(request->helpers, &dial->job);
 }

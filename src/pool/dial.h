@@ -14,8 +14,14 @@
 struct dial;
 struct pg_conn;
 
-/* What came of it. Called in the loop's thread; owns conn when it is not NULL. */
-typedef void dial_done_fn(void *arg, struct pg_conn *conn, const struct fail *fail);
+/* Who is told what came of it. */
+struct dial_result
+{
+    /* In the loop's thread; owns conn when it is not NULL. */
+    void (*done)(void *arg, struct pg_conn *conn, const struct fail *fail);
+    void (*gone)(void *arg); /* instead, when the process ends first; any thread */
+    void *arg;
+};
 
 struct dial_request
 {
@@ -24,9 +30,7 @@ struct dial_request
     int64_t timeout_us; /* 0: none */
     struct loop *loop;
     struct helpers *helpers;
-    dial_done_fn *done;
-    void (*gone)(void *arg); /* instead of done when the process ends first; any thread */
-    void *arg;
+    struct dial_result result;
 };
 
 /* Starts dialling. */

@@ -101,7 +101,7 @@ pool_dial_succeeded(struct backend *backend)
         int64_t jitter_us = lifetime_us / 1000 * ((int64_t)(backend->id * 7919 % 201) - 100);
         backend->expires_us = backend->opened_us + lifetime_us + jitter_us;
     }
-    backend_reported(backend, &reported);
+    backend_reported(backend->conn, &reported);
     outage_over(pool, &reported);
     vars_deinit(&reported);
     ledger_arrived(&pool->ledger);

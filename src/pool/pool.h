@@ -14,6 +14,7 @@
 #include "base/slots.h"
 #include "conf/settings.h"
 #include "pool/backend.h"
+#include "pool/dial.h"
 #include "pool/ledger.h"
 
 struct pool;
@@ -131,6 +132,11 @@ void pool_dial_failed(struct pool_side *side, const struct fail *fail);
 
 /* Dials for this side; the ledger has counted it. */
 void pool_dial(struct pool_side *side);
+
+/* Dials a connection for one client alone, outside of the pool and its limits. extra: up to four
+ * keywords of libpq more. False with the reason when the database is not configured (3D000). */
+must_check bool pool_dial_apart(struct pool_side *side, const struct vars *extra,
+    const struct dial_result *result, struct fail *fail);
 
 /* Closes idle backends of an older generation, or too old. */
 void pool_close_outdated(struct pool_side *side);
