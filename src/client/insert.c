@@ -5,25 +5,28 @@
 
 const char insert_placeholder[] = "pgkeel_";
 
-void
-insert_close(struct client *client, struct buf *buf, const char *name)
+/* A Close or Describe of a statement. */
+static void
+write_about(struct buf *buf, uint8_t type, const char *name)
 {
-    size_t begin = message_begin(buf, MSG_CLOSE);
+    size_t begin = message_begin(buf, type);
 
     buf_add_u8(buf, 'S');
     buf_add_string(buf, name);
     message_end(buf, begin);
+}
+
+void
+insert_close(struct client *client, struct buf *buf, const char *name)
+{
+    write_about(buf, MSG_CLOSE, name);
     replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_INSERTED);
 }
 
 void
 insert_describe(struct client *client, struct buf *buf, const char *name)
 {
-    size_t begin = message_begin(buf, MSG_DESCRIBE);
-
-    buf_add_u8(buf, 'S');
-    buf_add_string(buf, name);
-    message_end(buf, begin);
+    write_about(buf, MSG_DESCRIBE, name);
     replies_push(&client->lease.backend->replies, REPLY_COLUMNS, REPLY_INSERTED);
 }
 
@@ -94,11 +97,7 @@ insert_name(struct rewrite *rewrite, const struct message *message, const struct
 void
 insert_nothing(struct client *client, struct rewrite *rewrite, const struct message *message)
 {
-    size_t begin = message_begin(rewrite->insert, MSG_CLOSE);
-
-    buf_add_u8(rewrite->insert, 'S');
-    buf_add_string(rewrite->insert, insert_placeholder);
-    message_end(rewrite->insert, begin);
+    write_about(rewrite->insert, MSG_CLOSE, insert_placeholder);
     rewrite->skip = message->len;
     replies_push(&client->lease.backend->replies, REPLY_CLOSE, REPLY_FOR_CLIENT);
 }

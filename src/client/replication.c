@@ -323,17 +323,6 @@ add_settings(const struct vars *wanted, struct vars *extra, const char *options)
     buf_deinit(&buf);
 }
 
-static const char *
-keyword(const struct database *database, const char *name)
-{
-    for (int i = 0; database->keywords[i] != NULL; i++) {
-        if (strcmp(database->keywords[i], name) == 0) {
-            return database->values[i];
-        }
-    }
-    return NULL;
-}
-
 /* Physical replication is of no database: the tools name one that does not exist. */
 static const struct database *
 find_database(const struct client *client, const char **name_out)
@@ -371,7 +360,7 @@ replication_admit(struct client *client, struct fail *fail)
     lease_init(&client->lease, pools_join(&crowd->pool, name, user), &no_lease);
     client_become(client, CLIENT_WELCOME);
     vars_put(&extra, "replication", client->login->replication);
-    add_settings(&client->login->wanted, &extra, keyword(database, "options"));
+    add_settings(&client->login->wanted, &extra, database_keyword(database, "options"));
     struct dialling *dialling = mem_new(sizeof(*dialling));
     dialling->crowd = crowd;
     dialling->ticket = client->ticket;

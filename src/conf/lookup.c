@@ -139,6 +139,17 @@ settings_find_database(const struct settings *settings, const char *name)
     return entry == NULL ? NULL : &entry->database;
 }
 
+const char *
+database_keyword(const struct database *database, const char *keyword)
+{
+    for (int i = 0; database->keywords[i] != NULL; i++) {
+        if (strcmp(database->keywords[i], keyword) == 0) {
+            return database->values[i];
+        }
+    }
+    return NULL;
+}
+
 const struct database *
 settings_next_database(const struct settings *settings, size_t *cursor)
 {

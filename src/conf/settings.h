@@ -138,6 +138,9 @@ void settings_release(struct settings **settings);
 /* The database of that name, else the fallback "*", else NULL. Borrowed from the snapshot. */
 const struct database *settings_find_database(const struct settings *settings, const char *name);
 
+/* What libpq is told for this keyword of its own, or NULL. */
+const char *database_keyword(const struct database *database, const char *keyword);
+
 /* Walks all databases in the order of the file; set *cursor to 0 first. */
 const struct database *settings_next_database(const struct settings *settings, size_t *cursor);
 

@@ -120,17 +120,6 @@ find_quota_locked(struct pools *pools, char kind, const char *name)
     return &entry->quota;
 }
 
-static const char *
-database_keyword(const struct database *database, const char *keyword)
-{
-    for (int i = 0; database->keywords[i] != NULL; i++) {
-        if (strcmp(database->keywords[i], keyword) == 0) {
-            return database->values[i];
-        }
-    }
-    return NULL;
-}
-
 /* The endpoint of a connection string, as people write it. */
 static struct endpoint *
 find_endpoint_locked(struct pools *pools, const struct database *database)

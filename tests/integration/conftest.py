@@ -101,3 +101,12 @@ def start_pooler():
 def pooler(postgres, start_pooler):
     """The usual one: transaction pooling, at most 5 backends, the user app is an administrator."""
     return start_pooler(postgres, pool_size=5, pool_mode="transaction", admin_users="app")
+
+
+@pytest.fixture
+def behind(start_pooler):
+    """behind(relay, **settings): a pgkeel whose PostgreSQL is that relay."""
+    def make(relay, pool_size=1, **settings):
+        return start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, pool_size=pool_size,
+                            server_tls_sslmode="disable", **settings)
+    return make

@@ -222,15 +222,6 @@ def is_running(server, mark):
     return server.backends(f"state = 'active' AND query LIKE '%{mark}%'")
 
 
-@pytest.fixture
-def behind(start_pooler):
-    """behind(relay, **settings): a pgkeel whose PostgreSQL is that relay."""
-    def make(relay, pool_size=1, **settings):
-        return start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, pool_size=pool_size,
-                            server_tls_sslmode="disable", **settings)
-    return make
-
-
 @pytest.mark.parametrize("protocol", ["simple", "extended"])
 def test_cancel_in_flight_hits_no_later_query_of_its_own_session(postgres, behind, protocol):
     """Inside a transaction the backend stays with its client, and what was meant for one query hit the next."""

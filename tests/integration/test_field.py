@@ -19,6 +19,7 @@ from harness import Closed, ServerError, Wire, password_of, wait_until
 from harness import wire as w
 from harness.meddler import Meddler
 from harness.relay import Relay, fatal
+from harness.threads import run_threads
 
 PID = "SELECT pg_backend_pid()"
 
@@ -37,15 +38,6 @@ def table(postgres):
     postgres.sql("DROP TABLE IF EXISTS t")
 
 
-@pytest.fixture
-def behind(start_pooler):
-    """behind(relay, **settings): a pgkeel whose PostgreSQL is that relay."""
-    def make(relay, pool_size=1, **settings):
-        return start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, pool_size=pool_size,
-                            server_tls_sslmode="disable", **settings)
-    return make
-
-
 def ask(wire, data, count=1):
     """Sends the bytes and reads this many ReadyForQuery."""
     wire.send_raw(data)
@@ -59,25 +51,6 @@ def direct_to(postgres):
 def cancel(pooler, wire):
     with pooler.dial() as other:
         assert other.cancel_request(wire.pid, wire.key)
-
-
-def run_threads(works):
-    """Calls all of them at once; raises the first failure."""
-    failures = []
-
-    def guarded(work):
-        try:
-            work()
-        except BaseException as error:  # a thread's failure is the test's
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def is_running(server, mark):

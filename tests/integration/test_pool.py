@@ -8,6 +8,7 @@ import pytest
 
 from harness import ServerError, free_port, password_of, wait_until
 from harness import wire as w
+from harness.threads import run_threads
 
 
 def app_backends(server, where="true"):
@@ -37,25 +38,6 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def run_threads(count, work):
-    """Runs work(number) in this many threads; raises the first failure."""
-    failures = []
-
-    def guarded(number):
-        try:
-            work(number)
-        except BaseException as error:  # a thread's failure is the test's
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
 # ---- limits
 
 @pytest.mark.parametrize("size", [1, 3, 7])
@@ -75,7 +57,7 @@ def test_never_more_backends_than_pool_size_under_30_threads(postgres, start_poo
                     wire.query("COMMIT")
 
     with Sampler(postgres) as sampler:
-        run_threads(30, work)
+        run_threads([lambda number=number: work(number) for number in range(30)])
     assert sampler.samples > 10
     assert 1 <= sampler.most <= size
     assert seen
@@ -92,7 +74,7 @@ def test_every_thread_gets_its_own_answers(postgres, start_pooler):
                 assert w.rows(wire.recv_until(b"Z")) == [(str(number), str(n))]
                 assert w.rows(wire.recv_until(b"Z")) == [(f"{number}/{n}",)]
 
-    run_threads(20, work)
+    run_threads([lambda number=number: work(number) for number in range(20)])
     assert len(app_backends(postgres)) <= 4
 
 
@@ -116,7 +98,7 @@ def test_max_db_connections_holds_for_all_users_together(postgres, start_pooler)
             for _ in range(10):
                 assert wire.value("SELECT current_user FROM pg_sleep(0.005)") == user
 
-    run_threads(12, work)
+    run_threads([lambda number=number: work(number) for number in range(12)])
     assert len(postgres.backends("usename <> 'postgres'")) <= 2
 
 
