@@ -521,7 +521,7 @@ on_event(void *arg, unsigned what)
 
     switch (backend->state) {
     case BACKEND_LEASED:
-        backend->holder->ops->on_backend(backend->holder, what);
+        pool_tell_holder(backend, what);
         break;
     case BACKEND_IDLE:
         on_idle(backend);

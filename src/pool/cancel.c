@@ -53,7 +53,7 @@ cancel_over(void *arg)
     if (backend->state == BACKEND_SCRUBBING) {
         scrub_run(backend);
     } else if (backend->state == BACKEND_LEASED && backend->duty.cancels == 0) {
-        backend->holder->ops->on_backend(backend->holder, 0); /* its next request may wait */
+        pool_tell_holder(backend, 0); /* its next request may wait */
     }
 }
 

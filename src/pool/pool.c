@@ -136,6 +136,14 @@ pool_refuse(struct pool_side *side, const struct fail *fail)
 
 /* ---- granting ---- */
 
+static void
+tell(struct lease *lease)
+{
+    TAILQ_REMOVE(&lease->side->worker->granted, &lease->waiter, link);
+    lease->is_untold = false;
+    lease->ops->on_granted(lease);
+}
+
 /* Tells those who were granted a backend. Not at once: whoever returned it may be in the midst of
  * reading, and what they do may return it again, a thousand times in a row. */
 static void
@@ -145,10 +153,20 @@ run_grants(void *arg)
     struct waiter *waiter;
 
     while ((waiter = TAILQ_FIRST(&worker->granted)) != NULL) {
-        struct lease *lease = (struct lease *)((char *)waiter - offsetof(struct lease, waiter));
-        TAILQ_REMOVE(&worker->granted, waiter, link);
-        lease->is_untold = false;
-        lease->ops->on_granted(lease);
+        tell((struct lease *)((char *)waiter - offsetof(struct lease, waiter)));
+    }
+}
+
+void
+pool_tell_holder(struct backend *backend, unsigned what)
+{
+    struct lease *lease = backend->holder;
+
+    if (lease->is_untold) {
+        tell(lease);
+    }
+    if (backend->holder == lease) {
+        lease->ops->on_backend(lease, what);
     }
 }
 

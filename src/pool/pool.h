@@ -66,7 +66,8 @@ struct pool_side
 
 struct lease;
 
-/* What the holder of a lease is told, in its worker's thread; never from within a call it made. */
+/* What the holder of a lease is told, in its worker's thread; never from within a call it made, and
+ * nothing of its backend before on_granted(). */
 struct lease_ops
 {
     void (*on_granted)(struct lease *lease);                          /* lease->backend is yours */
@@ -123,6 +124,10 @@ void lease_discard(struct lease *lease, const struct fail *fail);
 
 /* A backend has nothing to do: a waiter gets it, or it is listed as idle, or closed. */
 void pool_offer(struct backend *backend);
+
+/* A leased backend's stream is ready for `what` (WATCH_ bits), or the last of its cancels is over
+ * (0). */
+void pool_tell_holder(struct backend *backend, unsigned what);
 
 /* A backend that is not idle is gone from the world. */
 void pool_backend_gone(struct pool_side *side);

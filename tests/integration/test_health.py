@@ -14,6 +14,7 @@ import pytest
 
 from harness import wait_until
 from harness import wire as w
+from harness.postgres import stopped
 
 CHECK = "SELECT 4711"
 LOGGED = "log_statement = 'all'"
@@ -40,16 +41,6 @@ def servers(pooler, state=None):
 
 def pids_of(pooler):
     return {int(row["remote_pid"]) for row in servers(pooler)}
-
-
-@contextlib.contextmanager
-def stopped(pid):
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def can_filter():

@@ -1,8 +1,11 @@
 """What clients leave in their sessions in transaction pooling: settings move with them, anything else keeps their backend."""
+import pathlib
+
 import pytest
 
 from harness import wait_until
 from harness import wire as w
+from harness.postgres import stopped
 
 PID = "SELECT pg_backend_pid()"
 
@@ -315,3 +318,31 @@ def test_application_name_may_tell_the_address(postgres, start_pooler, name, exp
     with pool.wire(**({"application_name": name} if name else {})) as wire:
         found = wire.value("SHOW application_name")
         assert found.startswith(expected + "127.0.0.1:") and wire.parameters["application_name"] == found
+
+
+def has_unread_bytes(port):
+    """Whether something waits in the socket of this local TCP port."""
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "01":
+            return int(fields[4].partition(":")[2], 16) > 0
+    return False
+
+
+def test_news_of_a_backend_just_granted_are_not_the_answer_to_its_settings(postgres, start_pooler):
+    """In one turn of the loop: a client leaves, its backend is granted to one who logs in, and has something to read. Taken
+    for the answer to the settings, the new client had those of whoever was there before."""
+    pool = start_pooler(postgres, default_pool_size="1", pool_mode="session", server_reset_query="", admin_users="app", auth_type="trust",
+                        workers="1")
+    one = pool.wire(TimeZone="America/Lima")
+    one.query("LISTEN news")
+    pid, port = (int(one.value(sql)) for sql in (PID, f"SELECT client_port FROM pg_stat_activity WHERE pid = {one.value(PID)}"))
+    with pool.dial() as two:
+        two.startup(TimeZone="Asia/Tokyo")
+        wait_until(lambda: [row["cl_waiting"] for row in pool.admin("SHOW POOLS") if row["database"] == "app"] == ["1"], what="the login")
+        with stopped(pool.pid):
+            one.reset()
+            postgres.sql("NOTIFY news")
+            wait_until(lambda: has_unread_bytes(port), what="the notification")
+        two.login()
+        assert (two.value(PID), two.value("SHOW TimeZone")) == (str(pid), "Asia/Tokyo")

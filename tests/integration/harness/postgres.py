@@ -115,6 +115,17 @@ def is_alive(pid):
         return False
 
 
+@contextlib.contextmanager
+def stopped(pid):
+    """Meanwhile the process does nothing at all."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 class Postgres:
     """One server. `conf` is appended to postgresql.conf, `hba` put in front of pg_hba.conf."""
 
