@@ -262,10 +262,15 @@ class Client(threading.Thread):
         except Exception:  # noqa: BLE001
             self.difference = f"client {self.number}: {traceback.format_exc()}\nbatches so far: {self.describe(self.history[-3:])}"
             self.stage.stop.set()
+        finally:
+            self.drop()  # the others may wait for a backend that this session keeps
 
-    def restart(self):
+    def drop(self):
         for side in self.sides:
             side.drop()
+
+    def restart(self):
+        self.drop()
         self.maker.fill["t"] = self.stage.make_table(self.number)
         self.history = []
 
@@ -294,8 +299,7 @@ class Client(threading.Thread):
 
     def differs(self, history):
         """Whether these batches, from the beginning, end in a difference; the replies."""
-        for side in self.sides:
-            side.drop()
+        self.drop()
         self.stage.clean(self.maker.fill["t"])
         for side in self.sides:
             side.open().patience = 3.0
