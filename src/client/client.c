@@ -10,6 +10,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/follow.h"
+#include "client/listening.h"
 #include "client/login.h"
 #include "client/loss.h"
 #include "client/session.h"
@@ -93,6 +94,7 @@ crowd_init(struct crowd *crowd, struct crowds *crowds)
     for (int i = 0; i < CLIENT_STATES; i++) {
         TAILQ_INIT(&crowd->in[i]);
     }
+    listening_init(crowd);
 }
 
 void
@@ -273,6 +275,7 @@ let_go_of_everything(struct client *client)
         login_end(client);
     }
     session_end(client);
+    listening_end(client);
     if (client->lease.side != NULL) {
         struct pool *pool = client->lease.side->pool;
         if (client->lease.state == LEASE_WAITING) {

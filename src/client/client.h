@@ -24,6 +24,7 @@ struct aborted;
 struct client;
 struct deferred;
 struct helpers;
+struct listening;
 struct login;
 struct loss;
 struct session;
@@ -49,6 +50,7 @@ enum client_state
 };
 
 TAILQ_HEAD(client_list, client);
+TAILQ_HEAD(listening_list, listening);
 
 /* Who serves a client after login. */
 struct handler
@@ -85,6 +87,7 @@ struct crowd
     struct client_list in[CLIENT_STATES];
     unsigned count[CLIENT_STATES];
     struct slots tickets; /* owns; of clients, for posts */
+    struct listening_list listening; /* of those clients that hear from a herald */
     struct buf insert;    /* owns: what goes to a backend in front of a message; of one read */
     struct buf rewritten; /* owns: what a read became; of one read */
     _Atomic int load;     /* shared: clients here, for whoever distributes them */
@@ -163,6 +166,7 @@ struct baggage
     uint64_t drops_in_group; /* in which it bound DEALLOCATE ALL or DISCARD ALL; 0: none */
     struct vars startup;     /* owns: its settings at login; empty until one changes */
     struct session *session; /* owns, or NULL: nothing of it was left on a backend */
+    struct listening *listening; /* owns, or NULL: it never listened without a backend */
 };
 
 extern struct baggage baggage_none; /* empty for ever */

@@ -7,6 +7,7 @@
 #include "base/state.h"
 #include "client/follow.h"
 #include "client/limits.h"
+#include "client/listening.h"
 #include "client/loss.h"
 #include "client/session.h"
 
@@ -142,11 +143,14 @@ judge(struct passage *passage, struct client *client, struct message *message, b
     if (backend->prepared.changed != 0) {
         follow_columns(client);
     }
+    if (client->baggage->listening != NULL && is_whole && listening_takes(client, message)) {
+        return REPLY_SWALLOW;
+    }
     if (verdict != REPLY_FORWARD) {
         if (message->type == MSG_PARAMETER_STATUS && verdict == REPLY_SWALLOW && is_whole) {
             backend_note_parameter(backend, message, &name, &value);
         }
-        if (client->state == CLIENT_LOOKING) {
+        if (client->state == CLIENT_LOOKING && !listening_is_moving(client)) {
             session_reply(client, message, is_whole);
         }
         return verdict;

@@ -15,6 +15,7 @@
 #include "client/aborted.h"
 #include "client/evidence.h"
 #include "client/follow.h"
+#include "client/listening.h"
 #include "client/provide.h"
 #include "client/session.h"
 #include "pool/pools.h"
@@ -485,6 +486,10 @@ loss_take(struct client *client, const struct fail *fail)
     struct fail cause = *fail;
     struct evidence evidence;
 
+    if (client->state == CLIENT_LOOKING && listening_is_moving(client)) {
+        client_become(client, CLIENT_ACTIVE);
+    }
+    listening_survive(client);
     if (client->state == CLIENT_LOOKING) {
         /* What its session left there will never be known. */
         set_lost_session(&cause);

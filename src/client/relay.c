@@ -19,6 +19,7 @@
 #include "client/deliver.h"
 #include "client/intake.h"
 #include "client/limits.h"
+#include "client/listening.h"
 #include "client/loss.h"
 #include "client/params.h"
 #include "client/provide.h"
@@ -285,11 +286,35 @@ end_lease(struct client *client)
     stream_want_read(&client->stream, !client->relay.is_leaving);
 }
 
+/* It hears from the herald now, or its backend goes on telling it. */
+static void
+finish_moving(struct client *client)
+{
+    switch (listening_moves_on(client)) {
+    case LISTENING_GOES_ON:
+        return;
+    case LISTENING_MOVED:
+        session_end(client);
+        end_lease(client);
+        break;
+    case LISTENING_STAYS:
+        client_become(client, CLIENT_ACTIVE);
+        limits_begin(client);
+        stream_want_read(&client->stream, !client->relay.is_leaving);
+        break;
+    }
+    on_kept(client);
+}
+
 /* What its session left is known. Settings that a RESET took from a client that stays here are put
  * back at once. */
 static void
 finish_looking(struct client *client)
 {
+    if (listening_is_moving(client)) {
+        finish_moving(client);
+        return;
+    }
     if (!session_looked(client)) {
         end_lease(client);
     } else if (params_apply(client)) {
@@ -326,6 +351,12 @@ is_over(const struct client *client, const struct backend *backend)
     return replies_is_settled(&backend->replies) && client->relay.client_rest == 0 &&
            backend->skip_len == 0 && buf_len(&backend->stream.in) == 0 &&
            !stream_is_backed_up(&backend->stream);
+}
+
+bool
+relay_is_at_boundary(const struct client *client)
+{
+    return is_over(client, client->lease.backend);
 }
 
 /* Nothing more comes from PostgreSQL unless the client says something. */
@@ -366,6 +397,7 @@ settle(struct client *client)
             /* Whether one Sync more is answered shows by what comes before this. */
             backend_send_query(backend, "");
         } else if (session_keeps(client)) {
+            listening_moves(client);
             stream_want_read(&backend->stream, true);
             stream_want_read(&client->stream,
                 client->state == CLIENT_ACTIVE && !client->relay.is_leaving);
@@ -374,6 +406,7 @@ settle(struct client *client)
             end_lease(client);
         }
     }
+    listening_tell(client);
     /* Whatever an idle client has left over is the beginning of a message that will not be
      * finished. */
     if (client->relay.is_leaving &&

@@ -13,3 +13,6 @@ extern const struct handler relay_handler;
 /* Sees to it that the client has a backend. True when requests may be forwarded now; false when
  * they wait (the relay goes on by itself), or the client is closing. */
 must_check bool relay_obtain_backend(struct client *client);
+
+/* Of a client that is ACTIVE: everything was answered and no transaction is open. */
+bool relay_is_at_boundary(const struct client *client);

@@ -28,11 +28,11 @@ struct dealing
 };
 
 static void
-note_dealing(void *arg, const char *name, bool is_statement)
+note_dealing(void *arg, const char *name, enum session_name kind)
 {
     struct dealing *dealing = arg;
 
-    if (is_statement) {
+    if (kind == NAME_STATEMENT) {
         dealing->names++;
         snprintf(dealing->name, sizeof(dealing->name), "%s", name);
     }

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/stats.h"
 #include "base/text.h"
+#include "client/listening.h"
 #include "client/loss.h"
 #include "pool/pools.h"
 #include "wire/session.h"
@@ -22,6 +23,7 @@ struct session
     int64_t pinned_us;
     struct vars names; /* owns: settings that texts named */
     struct vars found; /* owns: settings of the session, while LOOKING */
+    struct buf channels; /* owns: that its backend listens to, while LOOKING */
     unsigned found_pins;
     bool is_broken; /* the answer could not be read */
 };
@@ -31,9 +33,9 @@ static const struct
 {
     enum pin pin;
     const char *letter, *word;
-    const char *condition; /* NULL: it cannot be asked */
+    const char *condition; /* NULL: it cannot be asked so */
 } pins[] = {
-    {PIN_LISTEN, "l", "listen", "SELECT 1 FROM pg_catalog.pg_listening_channels()"},
+    {PIN_LISTEN, "l", "listen", NULL},
     {PIN_PREPARE, "p", "prepare", "SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE from_sql"},
     {PIN_CURSOR, "c", "cursor with hold", "SELECT 1 FROM pg_catalog.pg_cursors WHERE is_holdable"},
     {PIN_TEMP, "t", "temporary table",
@@ -107,6 +109,7 @@ session_end(struct client *client)
         set_pins(client, 0);
         vars_deinit(&client->baggage->session->names);
         vars_deinit(&client->baggage->session->found);
+        buf_deinit(&client->baggage->session->channels);
         free(client->baggage->session);
         client->baggage->session = NULL;
     }
@@ -125,6 +128,12 @@ session_pinned_since(const struct client *client)
 }
 
 bool
+session_has_news(const struct client *client)
+{
+    return client->baggage->session != NULL && client->baggage->session->marks != 0;
+}
+
+bool
 session_is_dirty(const struct client *client)
 {
     return client->baggage->session != NULL;
@@ -132,13 +141,22 @@ session_is_dirty(const struct client *client)
 
 /* ---- texts ---- */
 
-static void
-note_name(void *arg, const char *name, bool is_statement)
+/* Reading a text of a client. */
+struct noting
 {
-    struct session *session = arg;
+    struct client *client;
+    struct session *session;
+};
 
-    if (!is_statement) {
-        vars_put(&session->names, name, "");
+static void
+note_name(void *arg, const char *name, enum session_name kind)
+{
+    struct noting *noting = arg;
+
+    if (kind == NAME_SETTING) {
+        vars_put(&noting->session->names, name, "");
+    } else if (kind == NAME_CHANNEL && listening_is_on(noting->client)) {
+        listening_note_unlisten(noting->client, name);
     }
 }
 
@@ -150,16 +168,21 @@ session_note_suspect(struct client *client, const char *text)
     if (session == NULL) {
         session = mem_new(sizeof(*session));
     }
+    struct noting noting = {client, session};
     unsigned marks = text == NULL
                          ? SESSION_LEAVES | SESSION_LOCKS
                          : session_read(text, strlen(text), loss_has_backslash_escapes(client),
-                               note_name, session);
+                               note_name, &noting);
+    if (marks & SESSION_UNLISTENS_ALL && listening_is_on(client)) {
+        listening_note_unlisten(client, NULL);
+    }
     if (client->lease.backend->replies.status != 'I') {
         marks &= ~(unsigned)SESSION_SEQUENCES; /* what it asks for was made in its transaction */
     }
     /* What ends something concerns nobody who has nothing. */
     bool matters = marks & ~(unsigned)(SESSION_ENDS | SESSION_LOCKS | SESSION_DEALLOCATES |
-                                       SESSION_DEALLOCATES_ALL) ||
+                                       SESSION_DEALLOCATES_ALL | SESSION_UNLISTENS |
+                                       SESSION_UNLISTENS_ALL) ||
                    session->marks != 0 || session->pins != 0;
     if (matters) {
         session_note_setting(client);
@@ -215,7 +238,8 @@ ask(struct client *client)
                     "FROM pg_catalog.unnest(ARRAY[");
     add_names(&sql, &session->names, &is_first);
     add_names(&sql, &client->vars, &is_first);
-    buf_print(&sql, "]::pg_catalog.text[]) n");
+    buf_print(&sql, "]::pg_catalog.text[]) n UNION ALL SELECT 'l', c, '' "
+                    "FROM pg_catalog.pg_listening_channels() c");
     for (int i = 0; i < PINS; i++) {
         if (pins[i].condition != NULL && (pins[i].pin != PIN_LOCK || asks_locks)) {
             buf_print(&sql, " UNION ALL SELECT '%s', '', '' WHERE EXISTS (%s)", pins[i].letter,
@@ -225,6 +249,7 @@ ask(struct client *client)
     buf_add_u8(&sql, 0);
     backend->replies.is_broken = false;
     vars_deinit(&session->found);
+    buf_deinit(&session->channels);
     session->found_pins = 0;
     session->is_broken = false;
     stats_add(METRIC_session_looks_total, 1);
@@ -283,6 +308,9 @@ note_found(struct client *client, const char *kind, const char *name, const char
             vars_put(&session->found, name, value);
         }
         return;
+    }
+    if (kind[0] == 'l') {
+        buf_add_string(&session->channels, name);
     }
     for (int i = 0; i < PINS; i++) {
         session->found_pins |= strcmp(kind, pins[i].letter) == 0 ? (unsigned)pins[i].pin : 0;
@@ -378,6 +406,9 @@ session_looked(struct client *client)
     }
     set_pins(client,
         is_broken ? PIN_UNKNOWN : session->found_pins | assumed_pins(session));
+    if (!is_broken) {
+        listening_looked(client, &session->channels, session->pins == PIN_LISTEN);
+    }
     session->marks = 0;
     vars_deinit(&session->names);
     vars_deinit(&session->found);

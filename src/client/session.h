@@ -57,6 +57,9 @@ void session_pin_words(unsigned pins, char *text, size_t size);
 /* Since when, on the loop's clock; 0: it is not pinned. */
 int64_t session_pinned_since(const struct client *client);
 
+/* A text was noted since PostgreSQL was asked last. */
+bool session_has_news(const struct client *client);
+
 /* Something may be left on its backend. */
 bool session_is_dirty(const struct client *client);
 

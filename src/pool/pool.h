@@ -17,6 +17,8 @@
 #include "pool/dial.h"
 #include "pool/ledger.h"
 
+struct herald;
+struct herald_ops;
 struct pool;
 struct pools;
 
@@ -29,6 +31,8 @@ struct pool_worker
     struct slots leases;       /* owns; tickets of clients that may wait */
     struct slots backends;     /* owns; tickets of backends that cancels may concern */
     struct worker_health health;
+    struct herald *heralds;              /* own: those whose home it is */
+    const struct herald_ops *herald_ops; /* borrows */
     struct waiter_list
         granted; /* leases that were given a backend and are told at the end of the callback */
     int index;

@@ -10,7 +10,9 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "conf/settings.h"
+#include "pool/channels.h"
 #include "pool/endpoint.h"
+#include "pool/herald.h"
 #include "pool/resolve.h"
 #include "pool/statements.h"
 #include "pool/tick.h"
@@ -53,6 +55,7 @@ pools_new(struct loop *main_loop, struct helpers *helpers, struct pool_worker **
     pools->workers = workers;
     pools->count = count;
     pools->statements = statements_new();
+    channels_init();
     pthread_mutex_init(&pools->shared.mutex, NULL);
     for (int i = 0; i < count; i++) {
         TAILQ_INIT(&workers[i]->granted);
@@ -497,6 +500,7 @@ pools_leave(struct pool_worker *worker)
     struct pools *pools = worker->pools;
     struct pool *pool, *next;
 
+    herald_leave(worker);
     pthread_mutex_lock(&pools->shared.mutex);
     HASH_ITER(hh, pools->shared.all, pool, next) {
         struct pool_side *side = &pool->sides[worker->index];

@@ -190,7 +190,7 @@ peek(const struct reading *reading)
 
 /* name, "name", a.b: told in full. */
 static bool
-tell_name(struct reading *reading, struct token token, bool is_statement)
+tell_name(struct reading *reading, struct token token, enum session_name kind)
 {
     char part[SESSION_NAME_SIZE], name[2 * SESSION_NAME_SIZE];
 
@@ -199,7 +199,7 @@ tell_name(struct reading *reading, struct token token, bool is_statement)
     }
     strcpy(name, part);
     struct token dot = peek(reading);
-    while (!is_statement && token_is(&dot, ".")) {
+    while (kind == NAME_SETTING && token_is(&dot, ".")) {
         sql_token(&reading->scanner);
         token = sql_token(&reading->scanner);
         if (!fold(&token, part) || strlen(name) + strlen(part) + 2 > sizeof(name)) {
@@ -209,7 +209,7 @@ tell_name(struct reading *reading, struct token token, bool is_statement)
         strcat(name, part);
         dot = peek(reading);
     }
-    reading->tell(reading->arg, name, is_statement);
+    reading->tell(reading->arg, name, kind);
     return true;
 }
 
@@ -226,13 +226,13 @@ read_set(struct reading *reading)
     if (token_is(&token, "session")) {
         struct token next = peek(reading);
         if (token_is(&next, "authorization")) {
-            reading->tell(reading->arg, "session_authorization", false);
+            reading->tell(reading->arg, "session_authorization", NAME_SETTING);
             return;
         }
         /* SET session = ... would be a setting of that name; there is none. */
         token = sql_token(&reading->scanner);
     }
-    tell_name(reading, token, false);
+    tell_name(reading, token, NAME_SETTING);
 }
 
 static void
@@ -242,9 +242,9 @@ read_reset(struct reading *reading)
 
     reading->marks |= SESSION_LEAVES | SESSION_ENDS;
     if (token_is(&token, "session")) {
-        reading->tell(reading->arg, "session_authorization", false);
+        reading->tell(reading->arg, "session_authorization", NAME_SETTING);
     } else if (!token_is(&token, "all")) {
-        tell_name(reading, token, false);
+        tell_name(reading, token, NAME_SETTING);
     }
 }
 
@@ -255,9 +255,23 @@ read_discard(struct reading *reading)
 
     reading->marks |= SESSION_LEAVES | SESSION_ENDS;
     if (token_is(&token, "all")) {
-        reading->marks |= SESSION_DEALLOCATES_ALL | SESSION_LOCKS | SESSION_DISCARDS;
+        reading->marks |= SESSION_DEALLOCATES_ALL | SESSION_LOCKS | SESSION_DISCARDS |
+                          SESSION_UNLISTENS_ALL;
     } else if (token_is(&token, "sequences")) {
         reading->marks |= SESSION_DISCARDS;
+    }
+}
+
+static void
+read_unlisten(struct reading *reading)
+{
+    struct token token = sql_token(&reading->scanner);
+
+    reading->marks |= SESSION_ENDS;
+    if (token_is(&token, "*")) {
+        reading->marks |= SESSION_UNLISTENS_ALL;
+    } else if (tell_name(reading, token, NAME_CHANNEL)) {
+        reading->marks |= SESSION_UNLISTENS;
     }
 }
 
@@ -275,7 +289,7 @@ read_deallocate(struct reading *reading)
     }
     if (token_is(&token, "all")) {
         reading->marks |= SESSION_DEALLOCATES_ALL;
-    } else if (tell_name(reading, token, true)) {
+    } else if (tell_name(reading, token, NAME_STATEMENT)) {
         reading->marks |= SESSION_DEALLOCATES;
     }
 }
@@ -355,7 +369,7 @@ static const struct
     {"do", read_do},
     {"load", loads},
     {"listen", leaves},
-    {"unlisten", ends},
+    {"unlisten", read_unlisten},
     {"close", ends},
     {"drop", ends},
 };
@@ -397,7 +411,7 @@ read_set_config(struct reading *reading)
     reading->marks |= SESSION_LEAVES;
     char text[SESSION_NAME_SIZE];
     if (is_literal && name.text[0] == '\'' && fold(&name, text)) {
-        reading->tell(reading->arg, text, false);
+        reading->tell(reading->arg, text, NAME_SETTING);
     } else {
         reading->marks |= SESSION_UNNAMED;
     }

@@ -22,6 +22,8 @@ enum session_mark
     SESSION_DEALLOCATES = 64, /* DEALLOCATE of one name */
     SESSION_DEALLOCATES_ALL = 128, /* DEALLOCATE ALL, DISCARD ALL */
     SESSION_DISCARDS = 256,        /* DISCARD ALL, DISCARD SEQUENCES */
+    SESSION_UNLISTENS = 512,       /* UNLISTEN of one channel */
+    SESSION_UNLISTENS_ALL = 1024,  /* UNLISTEN *, DISCARD ALL */
 };
 
 enum
@@ -29,8 +31,15 @@ enum
     SESSION_NAME_SIZE = 64 /* PostgreSQL's own limit on names */
 };
 
-/* A name in the text, as PostgreSQL folds it: of a setting, or (is_statement) after DEALLOCATE. */
-typedef void session_name_fn(void *arg, const char *name, bool is_statement);
+enum session_name
+{
+    NAME_SETTING,
+    NAME_STATEMENT, /* after DEALLOCATE */
+    NAME_CHANNEL,   /* after UNLISTEN */
+};
+
+/* A name in the text, as PostgreSQL folds it. */
+typedef void session_name_fn(void *arg, const char *name, enum session_name kind);
 
 /* Whether it could be worth reading at all: for every text on its way, in one quick pass. */
 bool session_is_suspect(const char *text, size_t len);

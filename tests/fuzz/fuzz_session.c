@@ -11,10 +11,10 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void
-tell(void *arg, const char *name, bool is_statement)
+tell(void *arg, const char *name, enum session_name kind)
 {
     size_t *names = arg;
-    size_t size = is_statement ? SESSION_NAME_SIZE : 2 * SESSION_NAME_SIZE;
+    size_t size = kind == NAME_SETTING ? 2 * SESSION_NAME_SIZE : SESSION_NAME_SIZE;
 
     ensure(name[0] != '\0' && strlen(name) < size);
     ++*names;

@@ -12,8 +12,8 @@ PID = "SELECT pg_backend_pid()"
 
 @pytest.fixture
 def pool(postgres, start_pooler):
-    """A pool of two backends."""
-    return start_pooler(postgres, default_pool_size="2", admin_users="app")
+    """A pool of two backends, which LISTEN pins (tests/integration/test_listen.py lets it not)."""
+    return start_pooler(postgres, default_pool_size="2", admin_users="app", shared_listener="0")
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_lost_pinned_session_ends_with_a_reason(pool, postgres):
 
 
 def test_waiting_clients_are_told_of_pins(postgres, start_pooler):
-    pool = start_pooler(postgres, default_pool_size="1", query_wait_timeout="1")
+    pool = start_pooler(postgres, default_pool_size="1", query_wait_timeout="1", shared_listener="0")
     with pool.wire() as wire, pool.wire() as other:
         wire.query("LISTEN news")
         error = w.errors(other.query("SELECT 1"))[0]

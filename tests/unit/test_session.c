@@ -21,10 +21,12 @@ enum
     D = SESSION_DEALLOCATES,
     A = SESSION_DEALLOCATES_ALL,
     S = SESSION_DISCARDS,
+    N = SESSION_UNLISTENS,
+    M = SESSION_UNLISTENS_ALL,
     ALL = L | E | K | U
 };
 
-/* names: of settings, then ":" and of statements. */
+/* names: of settings, then ":" and of statements, "@" and of channels. */
 static const struct example
 {
     const char *text;
@@ -103,8 +105,9 @@ static const struct example
     {"SELECT 1 FROM (SELECT set_config('a', 'b', 'false')) x", L, "a "},
     /* things */
     {"LISTEN x", L, ""},
-    {"UNLISTEN x", E, ""},
-    {"UNLISTEN *", E, ""},
+    {"UNLISTEN x", E | N, "@x "},
+    {"UNLISTEN \"X y\"", E | N, "@X y "},
+    {"UNLISTEN *", E | M, ""},
     {"PREPARE p AS SELECT 1", L, ""},
     {"DECLARE c CURSOR WITH HOLD FOR SELECT 1", L, ""},
     {"CLOSE ALL", E, ""},
@@ -134,7 +137,7 @@ static const struct example
     {"DEALLOCATE PREPARE \"A b\"", E | D, ":A b "},
     {"DEALLOCATE ALL", E | A, ""},
     {"DEALLOCATE PREPARE ALL", E | A, ""},
-    {"DISCARD ALL", L | E | A | K | S, ""},
+    {"DISCARD ALL", L | E | A | K | S | M, ""},
     {"DISCARD SEQUENCES", L | E | S, ""},
     {"DISCARD TEMP", L | E, ""},
     /* what cannot be read is suspected of everything */
@@ -146,9 +149,9 @@ static const struct example
 };
 
 static void
-tell(void *arg, const char *name, bool is_statement)
+tell(void *arg, const char *name, enum session_name kind)
 {
-    buf_print(arg, "%s%s ", is_statement ? ":" : "", name);
+    buf_print(arg, "%s%s ", kind == NAME_STATEMENT ? ":" : kind == NAME_CHANNEL ? "@" : "", name);
 }
 
 static void

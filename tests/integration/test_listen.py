@@ -1,0 +1,405 @@
+"""LISTEN in transaction pooling: one connection for each database listens for all its clients, whose backends are free."""
+import contextlib
+import re
+import threading
+import time
+
+import pytest
+
+from harness import Closed, wait_until
+from harness import wire as w
+
+PID = "SELECT pg_backend_pid()"
+HERALD = "application_name = 'pgkeel: listens for clients'"
+
+
+@pytest.fixture
+def pool(postgres, start_pooler):
+    return start_pooler(postgres, default_pool_size="2", admin_users="app", workers="2")
+
+
+def pins_of(pooler):
+    return [row["pinned"] for row in pooler.admin("SHOW CLIENTS") if row["pinned"]]
+
+
+def wait_moved(pooler, timeout=5.0):
+    """Until no client needs a backend any more: each is told by the herald."""
+    def is_so():
+        clients = [row for row in pooler.admin("SHOW CLIENTS") if row["database"] != "pgkeel"]
+        return all(row["state"] == "idle" and not row["pinned"] for row in clients)
+
+    wait_until(is_so, timeout, what="the herald")
+
+
+def wait_pinned(pooler, reason):
+    wait_until(lambda: pins_of(pooler) == [reason], what="the pin")
+
+
+def herald_pids(server):
+    return [row["pid"] for row in server.backends(HERALD)]
+
+
+def notified(wire, timeout=5.0):
+    """The next notification: channel and payload."""
+    while True:
+        kind, body = wire.recv(timeout)
+        if kind == b"A":
+            channel, payload, rest = body[4:].split(b"\0")
+            assert rest == b""
+            return channel.decode(), payload.decode()
+        assert kind == b"N", (kind, body)
+
+
+def notify(server, channel, payload):
+    server.sql(f"""SELECT pg_notify('{channel}', '{payload}')""")
+
+
+# ---- the backend is free
+
+def test_listening_clients_share_one_backend(postgres, start_pooler):
+    pool = start_pooler(postgres, default_pool_size="1", admin_users="app", workers="2")
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(pool.wire()) for _ in range(20)]
+        for number, wire in enumerate(wires):
+            wire.query(f"LISTEN mine_{number % 10}; LISTEN everybody")
+        wait_moved(pool)
+        assert len(herald_pids(postgres)) == 1
+        notify(postgres, "everybody", "hello")
+        for number in range(10):
+            notify(postgres, f"mine_{number}", f"for {number}")
+        for number, wire in enumerate(wires):
+            assert notified(wire) == ("everybody", "hello")
+            assert notified(wire) == (f"mine_{number % 10}", f"for {number % 10}")
+            assert wire.is_silent(0.02)
+        assert len({wire.value(PID) for wire in wires}) == 1
+        assert wires[0].value("SELECT count(*) FROM pg_listening_channels()") == "0"
+
+
+def test_nothing_is_missed_or_told_twice_on_the_way(postgres, start_pooler):
+    """Numbers are notified without end while clients begin to listen: each hears all from some number on, in order."""
+    pool = start_pooler(postgres, default_pool_size="4", admin_users="app", workers="2")
+    over, numbers = threading.Event(), []
+
+    def speak():
+        with contextlib.closing(postgres.connect("app")) as connection, connection.cursor() as cursor:
+            while not over.is_set():
+                numbers.append(len(numbers))
+                cursor.execute(f"NOTIFY numbers, '{numbers[-1]}'")
+            cursor.execute("NOTIFY numbers, 'end'")
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    heard = []
+    with contextlib.ExitStack() as stack:
+        wires = []
+        for _ in range(60):
+            wire = stack.enter_context(pool.wire(timeout=20))
+            wires.append(wire)
+            wire.send_raw(w.query("LISTEN numbers"))
+        try:
+            wait_moved(pool, timeout=30)
+        finally:
+            over.set()
+            speaker.join()
+        for wire in wires:
+            heard.append([])
+            while not heard[-1] or heard[-1][-1] != "end":
+                kind, body = wire.recv(10)
+                if kind == b"A":
+                    heard[-1].append(body[4:].split(b"\0")[1].decode())
+    assert len(numbers) > 100
+    for one in heard:
+        values = [int(value) for value in one[:-1]]
+        assert values == numbers[len(numbers) - len(values):]
+    assert min(map(len, heard)) > 1
+
+
+def test_other_reasons_keep_the_backend(pool, postgres):
+    with pool.wire() as wire:
+        wire.query("CREATE TEMP TABLE mine (a int); LISTEN news")
+        wait_pinned(pool, "listen, temporary table")
+        pid = wire.value(PID)
+        notify(postgres, "news", "1")
+        assert notified(wire) == ("news", "1")
+        assert wire.value(PID) == pid
+        wire.query("DROP TABLE mine")
+        wait_moved(pool)
+        notify(postgres, "news", "2")
+        assert notified(wire) == ("news", "2")
+
+
+def test_shared_listener_can_be_switched_off(postgres, start_pooler):
+    pool = start_pooler(postgres, default_pool_size="1", admin_users="app", shared_listener="0")
+    before = set(herald_pids(postgres))
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        pid = wire.value(PID)
+        wait_pinned(pool, "listen")
+        assert set(herald_pids(postgres)) == before
+        notify(postgres, "news", "1")
+        assert notified(wire) == ("news", "1") and wire.value(PID) == pid
+
+
+# ---- what is listened to
+
+@pytest.mark.parametrize("text, extended", [("UNLISTEN a", False), ("UNLISTEN *", False), ("DISCARD ALL", False), ("UNLISTEN a", True),
+                                            ("BEGIN; UNLISTEN a; COMMIT", False),
+                                            ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", False)])
+def test_unlisten(pool, postgres, text, extended):
+    with pool.wire() as wire:
+        wire.query("LISTEN a; LISTEN b")
+        wait_moved(pool)
+        if extended:
+            wire.send_raw(w.extended(text) + w.sync())
+            wire.recv_until(b"Z")
+        else:
+            wire.query(text)
+        notify(postgres, "a", "gone")
+        notify(postgres, "b", "kept")
+        if text in ("UNLISTEN a", "BEGIN; UNLISTEN a; COMMIT"):
+            assert notified(wire) == ("b", "kept")
+        assert wire.is_silent(0.3)
+
+
+@pytest.mark.parametrize("texts", [["BEGIN", "UNLISTEN *", "ROLLBACK"], ["BEGIN", "SAVEPOINT s", "UNLISTEN a", "ROLLBACK TO s", "COMMIT"],
+                                   ["UNLISTEN a; SELECT 1/0"], ["BEGIN; UNLISTEN a; SELECT 1/0", "COMMIT"]])
+def test_unlisten_that_was_rolled_back(pool, postgres, texts):
+    with pool.wire() as wire:
+        wire.query("LISTEN a")
+        wait_moved(pool)
+        for text in texts:
+            wire.query(text)
+        notify(postgres, "a", "kept")
+        assert notified(wire) == ("a", "kept")
+
+
+def test_listen_that_was_rolled_back(pool, postgres):
+    with pool.wire() as wire, pool.wire() as other:
+        wire.query("BEGIN; LISTEN a")
+        wire.query("ROLLBACK")
+        other.query("LISTEN a")
+        wait_moved(pool)
+        notify(postgres, "a", "1")
+        assert notified(other) == ("a", "1") and wire.is_silent(0.2)
+
+
+def test_listening_again_and_again(pool, postgres):
+    with pool.wire() as wire:
+        for round_ in range(5):
+            wire.query("LISTEN a; LISTEN a")
+            wire.query(f"LISTEN b{round_}")
+            wait_moved(pool)
+            notify(postgres, "a", str(round_))
+            notify(postgres, f"b{round_}", "b")
+            assert [notified(wire), notified(wire)] == [("a", str(round_)), (f"b{round_}", "b")]
+            assert wire.is_silent(0.1)
+
+
+@pytest.mark.parametrize("name", ["Upper", "with space", 'quo"te', "ünï", "x" * 63])
+def test_names_of_channels(pool, postgres, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    with pool.wire() as wire:
+        wire.query(f"LISTEN {quoted}")
+        wait_moved(pool)
+        notify(postgres, name, "x" * 7000)
+        assert notified(wire) == (name, "x" * 7000)
+        wire.query(f"UNLISTEN {quoted}")
+        notify(postgres, name, "2")
+        assert wire.is_silent(0.2)
+
+
+def test_databases_are_apart(postgres, start_pooler):
+    postgres.sql("SELECT 1")
+    databases = {name: f"host=127.0.0.1 port={postgres.port} dbname={name}" for name in ("app", "postgres")}
+    pool = start_pooler(databases=databases, auth_type="trust", admin_users="app", auth_file="@userlist@", listen_addr="127.0.0.1",
+                        listen_port="@port@", default_pool_size="1")
+    with pool.wire(db="app") as one, pool.wire(db="postgres") as two:
+        one.query("LISTEN news")
+        two.query("LISTEN news")
+        wait_moved(pool)
+        notify(postgres, "news", "in app")
+        assert notified(one) == ("news", "in app") and two.is_silent(0.2)
+
+
+# ---- when
+
+def test_open_transaction_is_not_disturbed(pool, postgres):
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        wire.query("BEGIN")
+        notify(postgres, "news", "1")
+        notify(postgres, "news", "2")
+        assert wire.is_silent(0.3)
+        assert wire.value("SELECT 5") == "5"
+        wire.send_raw(w.query("COMMIT"))
+        assert [message[0] for message in wire.recv_until(b"Z")] == [b"C", b"Z"]
+        assert [notified(wire), notified(wire)] == [("news", "1"), ("news", "2")]
+
+
+def test_requests_and_notifications_do_not_mix(pool, postgres):
+    """A client asks without end while it is notified: each answer is whole, each notification comes once."""
+    over = threading.Event()
+
+    def speak():
+        number = 0
+        with contextlib.closing(postgres.connect("app")) as connection, connection.cursor() as cursor:
+            while not over.is_set():
+                cursor.execute(f"NOTIFY news, '{number}'")
+                number += 1
+
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        heard = []
+        try:
+            for number in range(500):
+                wire.send_raw(w.extended(f"SELECT {number}") + w.sync())
+                found = []
+                while not found or found[-1][0] != b"Z":
+                    message = wire.recv()
+                    if message[0] == b"A":
+                        heard.append(int(message[1][4:].split(b"\0")[1]))
+                        assert not found  # between requests only
+                    else:
+                        found.append(message)
+                assert w.rows(found) == [(str(number),)]
+        finally:
+            over.set()
+            speaker.join()
+        assert heard == list(range(heard[0], heard[0] + len(heard))) and len(heard) > 50
+
+
+def test_client_that_does_not_read_is_closed_alone(pool, postgres):
+    with pool.wire() as idle, pool.wire() as wire:
+        idle.query("LISTEN news")
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        payload = "x" * 7900
+        sent = 0
+        while not pool.log_contains("too many notifications wait"):
+            assert sent < 20000
+            postgres.sql(*[f"SELECT pg_notify('news', '{sent + i}{payload}')" for i in range(100)])
+            for i in range(100):
+                assert notified(wire)[1].startswith(str(sent + i))
+            sent += 100
+        assert wire.value("SELECT 1") == "1"
+        with pytest.raises(Closed):
+            while True:
+                idle.recv()
+
+
+# ---- losses
+
+def test_lost_listener_is_replaced_and_said(pool, postgres):
+    with pool.wire() as wire, pool.wire() as two:
+        wire.query("LISTEN news")
+        two.query("LISTEN other")
+        wait_moved(pool)
+        before = herald_pids(postgres)
+        assert len(before) == 1
+        postgres.sql(f"SELECT pg_terminate_backend({before[0]})")
+        for each in (wire, two):
+            kind, body = each.recv(5)
+            assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        assert herald_pids(postgres) != before
+        notify(postgres, "news", "again")
+        assert notified(wire) == ("news", "again") and two.is_silent(0.1)
+        assert pool.log_contains("the connection that listens for clients was lost: .*terminat")
+
+
+def test_listening_survives_a_restart(fresh_postgres, start_pooler):
+    server = fresh_postgres()
+    pool = start_pooler(server, pool_size=1, admin_users="app")
+    with pool.wire(timeout=20) as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        server.kill9()
+        server.start()
+        kind, body = wire.recv(15)
+        assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        notify(server, "news", "again")
+        assert notified(wire) == ("news", "again")
+        assert wire.value("SELECT 1") == "1"
+
+
+def test_client_that_only_listens_survives_its_backend(fresh_postgres, start_pooler):
+    """While the herald cannot log in, the backend tells; when that dies, the herald will."""
+    server = fresh_postgres()
+    server.sql("ALTER ROLE app CONNECTION LIMIT 1")
+    pool = start_pooler(server, pool_size=1, admin_users="app")
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        pool.wait_for_log("cannot listen for clients: .*too many connections for role")
+        wait_pinned(pool, "listen")
+        server.sql("NOTIFY news, '1'")
+        assert notified(wire) == ("news", "1")
+        server.sql("ALTER ROLE app CONNECTION LIMIT -1", f"SELECT pg_terminate_backend({wire.value(PID)})")
+        kind, body = wire.recv(5)
+        assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        wait_until(lambda: herald_pids(server), what="the herald")
+        assert wire.value("SELECT 1") == "1" and pins_of(pool) == []
+        wait_until(lambda: pool.log_contains("listens for clients"), what="the log")
+        server.sql("NOTIFY news, '2'")
+        assert notified(wire) == ("news", "2")
+
+
+def test_unused_listener_serves_the_next(pool, postgres):
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        before = herald_pids(postgres)
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        assert herald_pids(postgres) == before
+        notify(postgres, "news", "1")
+        assert notified(wire) == ("news", "1")
+        assert wire.is_silent(0.1)
+
+
+def test_storm_of_coming_and_going(postgres, start_pooler):
+    """Clients listen, hear, stop, go away; meanwhile the herald and backends are killed."""
+    pool = start_pooler(postgres, default_pool_size="3", admin_users="app", workers="2", server_check_delay="0")
+    over = time.monotonic() + 8
+    failures, rounds = [], []
+
+    def live(number):
+        count = 0
+        while time.monotonic() < over:
+            try:
+                with pool.wire(timeout=20) as wire:
+                    wire.query(f"LISTEN c{number}")
+                    for step in range(5):
+                        wire.query("SELECT 1")
+                        count += 1
+                        if step == 3:
+                            wire.query("UNLISTEN *")
+            except Closed:
+                pass  # its backend died while something else was on it
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
+                return
+        rounds.append(count)
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < over:
+        postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND random() < 0.3")
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert not failures and min(rounds) > 5
+    with pool.wire() as wire:
+        wire.query("LISTEN done")
+        wait_moved(pool)
+        notify(postgres, "done", "1")
+        while True:
+            kind, body = wire.recv(5)
+            if kind == b"A":
+                assert body[4:] == b"done\x001\0"
+                break
+    assert re.search("listens for clients", pool.log())
