@@ -19,8 +19,6 @@ enum
     HAND_OVER_AFTER_US = 1000
 };
 
-static pthread_mutex_t quota_mutex = PTHREAD_MUTEX_INITIALIZER;
-
 void
 ledger_init(struct ledger *ledger, int workers)
 {
@@ -56,40 +54,6 @@ unlock(struct ledger *ledger)
     pthread_mutex_unlock(&ledger->mutex);
 }
 
-/* ---- shared limits ---- */
-
-static bool
-quota_take(struct ledger *ledger)
-{
-    bool has_room = true;
-
-    pthread_mutex_lock(&quota_mutex);
-    for (int i = 0; i < 2; i++) {
-        struct quota *quota = ledger->quotas[i];
-        has_room = has_room && (quota == NULL || quota->limit == 0 || quota->used < quota->limit);
-    }
-    for (int i = 0; i < 2 && has_room; i++) {
-        if (ledger->quotas[i] != NULL) {
-            ledger->quotas[i]->used++;
-        }
-    }
-    pthread_mutex_unlock(&quota_mutex);
-    return has_room;
-}
-
-static void
-quota_give_back(struct ledger *ledger)
-{
-    pthread_mutex_lock(&quota_mutex);
-    for (int i = 0; i < 2; i++) {
-        if (ledger->quotas[i] != NULL) {
-            ledger->quotas[i]->used--;
-            ensure(ledger->quotas[i]->used >= 0);
-        }
-    }
-    pthread_mutex_unlock(&quota_mutex);
-}
-
 /* ---- what is said below the lock ---- */
 
 static void
@@ -107,6 +71,9 @@ dequeue_locked(struct ledger *ledger, int worker, struct waiter *waiter)
     TAILQ_REMOVE(&ledger->sides[worker].waiting, waiter, link);
     waiter->is_queued = false;
     ledger->waiting--;
+    if (ledger->waiting == 0) {
+        quota_forget(&ledger->share);
+    }
 }
 
 /* Counts one more backend when the limit, the bar, the quotas and the endpoint allow it. */
@@ -114,21 +81,17 @@ static bool
 count_dial_locked(struct ledger *ledger, int limit, bool is_awaited)
 {
     int64_t bar_us = is_awaited ? ledger->bar.until_us : ledger->bar.spare_until_us;
+    int64_t now_us = loop_clock_us();
 
-    if (limit > 0 && ledger->total >= limit) {
+    if ((limit > 0 && ledger->total >= limit) || now_us < bar_us) {
+        quota_forget(&ledger->share);
         return false;
     }
-    int64_t now_us = bar_us > 0 || ledger->endpoint != NULL ? loop_clock_us() : 0;
-    if (now_us < bar_us) {
+    if (!quota_take(&ledger->share, ledger->waiting > 0, now_us)) {
         return false;
     }
-    if (!quota_take(ledger)) {
-        ledger->is_starved = ledger->waiting > 0;
-        return false;
-    }
-    ledger->is_starved = false;
     if (ledger->endpoint != NULL && !endpoint_admit(ledger->endpoint, is_awaited, now_us)) {
-        quota_give_back(ledger);
+        quota_give_back(&ledger->share);
         return false;
     }
     if (bar_us > 0) {
@@ -150,10 +113,11 @@ is_short_locked(const struct ledger *ledger)
 static enum ledger_step
 want_dial_locked(struct ledger *ledger)
 {
-    if (is_short_locked(ledger) && count_dial_locked(ledger, ledger->limit, true)) {
-        return LEDGER_DIAL;
+    if (!is_short_locked(ledger)) {
+        quota_forget(&ledger->share);
+        return LEDGER_WAIT;
     }
-    return LEDGER_WAIT;
+    return count_dial_locked(ledger, ledger->limit, true) ? LEDGER_DIAL : LEDGER_WAIT;
 }
 
 /* Where a backend for those who wait can come from: the nearest first. */
@@ -272,7 +236,9 @@ ledger_return(struct ledger *ledger, int worker)
     struct ledger_grant grant = {.kind = GRANT_IDLE, .worker = worker};
 
     lock(ledger);
-    if (ledger->limit > 0 && ledger->total > ledger->limit + ledger->reserve) {
+    bool yields = quota_starves_others(&ledger->share) &&
+                  quota_yields(&ledger->share, loop_clock_us());
+    if (yields || (ledger->limit > 0 && ledger->total > ledger->limit + ledger->reserve)) {
         grant.kind = GRANT_CLOSE;
     } else if (ledger->waiting > 0) {
         grant.worker = next_worker_locked(ledger, worker);
@@ -336,8 +302,11 @@ ledger_closed(struct ledger *ledger)
     lock(ledger);
     ensure(ledger->total > 0);
     ledger->total--;
-    quota_give_back(ledger);
+    quota_give_back(&ledger->share);
     enum ledger_step step = want_dial_locked(ledger);
+    if (step == LEDGER_WAIT && quota_starves_others(&ledger->share)) {
+        step = LEDGER_WAKE;
+    }
     unlock(ledger);
     return step;
 }
@@ -390,14 +359,6 @@ ledger_set_limits(struct ledger *ledger, int limit, int reserve)
     ledger->limit = limit;
     ledger->reserve = reserve;
     unlock(ledger);
-}
-
-void
-ledger_set_quota(struct quota *quota, int limit)
-{
-    pthread_mutex_lock(&quota_mutex);
-    quota->limit = limit;
-    pthread_mutex_unlock(&quota_mutex);
 }
 
 bool
@@ -463,7 +424,7 @@ ledger_look(struct ledger *ledger)
     view.arriving = ledger->arriving;
     view.checking = ledger->checking;
     view.limit = ledger->limit;
-    view.is_starved = ledger->is_starved && ledger->waiting > 0;
+    view.is_starved = quota_is_hungry(&ledger->share);
     view.oldest_since_us = oldest_since_locked(ledger);
     for (int i = 0; i < ledger->workers; i++) {
         view.idle += ledger->sides[i].idle;

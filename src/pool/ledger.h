@@ -12,6 +12,7 @@
 #pragma once
 
 #include "base/fail.h"
+#include "pool/quota.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -29,13 +30,6 @@ struct waiter
 TAILQ_HEAD(waiter_list, waiter);
 
 struct endpoint;
-
-/* A limit over several pools: of one database or one user. */
-struct quota
-{
-    int limit; /* 0: none */
-    int used;
-};
 
 struct ledger_side
 {
@@ -56,13 +50,12 @@ struct ledger
                      each */
     int checking; /* asked whether they live, for somebody who waits: they answer for one each */
     int waiting;
-    bool is_starved; /* a waiter was denied a dial by a quota */
     struct
     {
         int64_t until_us;       /* 0: dials are not barred; INT64_MAX: the one attempt is out */
         int64_t spare_until_us; /* for dials that nobody waits for */
     } bar;
-    struct quota *quotas[2];   /* borrow: of the database, of the user */
+    struct share share;        /* in the limits of its database and its user */
     struct endpoint *endpoint; /* borrows: where dials go; NULL: anywhere, at any time */
     int logins;                /* dials that the endpoint counts for us */
     uint64_t contended;      /* how often the mutex was taken when we came */
@@ -76,6 +69,7 @@ enum ledger_step
     LEDGER_ASK,   /* queued; ask worker `worker` to surrender one: it is promised to this worker */
     LEDGER_DIAL,  /* queued; dial one: it is counted already */
     LEDGER_WAIT,  /* queued; nothing to do */
+    LEDGER_WAKE,  /* of ledger_closed(): clients of another pool wait for the room: pools_wake() */
 };
 
 struct ledger_answer
@@ -89,7 +83,7 @@ enum ledger_grant_kind
     GRANT_IDLE,  /* put it on the own idle list */
     GRANT_OWN,   /* lease it to `waiter`, of the same worker */
     GRANT_OTHER, /* hand it over to `worker` for `ticket` */
-    GRANT_CLOSE, /* there are too many: close it */
+    GRANT_CLOSE, /* there are too many, or another pool is to have its place: close it */
 };
 
 struct ledger_grant
@@ -138,7 +132,8 @@ void ledger_check_asked(struct ledger *ledger);
 /* The check is over, or takes so long that nobody counts on it any more. */
 void ledger_checked(struct ledger *ledger);
 
-/* A backend (or a dial) that was not idle is gone. LEDGER_DIAL when a waiter needs another. */
+/* A backend (or a dial) that was not idle is gone. LEDGER_DIAL when a waiter needs another,
+ * LEDGER_WAKE when one of another pool does. */
 enum ledger_step ledger_closed(struct ledger *ledger);
 
 /* Whether to dial now for those who wait; counts it when it says LEDGER_DIAL. */
@@ -151,9 +146,6 @@ enum ledger_step ledger_want_spare(
 
 /* Sets limits; backends above them are closed when they come back. */
 void ledger_set_limits(struct ledger *ledger, int limit, int reserve);
-
-/* Sets a quota's limit; 0: none. */
-void ledger_set_quota(struct quota *quota, int limit);
 
 /* Whether this worker has an idle backend that nobody was promised. */
 bool ledger_has_idle(struct ledger *ledger, int worker);

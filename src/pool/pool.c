@@ -112,8 +112,12 @@ pool_dial_succeeded(struct backend *backend)
 void
 pool_backend_gone(struct pool_side *side)
 {
-    if (ledger_closed(&side->pool->ledger) == LEDGER_DIAL) {
+    enum ledger_step step = ledger_closed(&side->pool->ledger);
+
+    if (step == LEDGER_DIAL) {
         pool_dial(side);
+    } else if (step == LEDGER_WAKE) {
+        pools_wake(side->pool->pools, NULL);
     }
 }
 
@@ -252,7 +256,7 @@ pool_offer(struct backend *backend)
         hand_over(backend, answer.worker, answer.ticket, false);
         break;
     case GRANT_CLOSE:
-        fail_set(&fail, "57P01", "the pool is larger than its limit");
+        fail_set(&fail, "57P01", "the pool is larger than its limit, or than its share of one");
         backend_close(backend, &fail);
         break;
     }
@@ -324,6 +328,7 @@ follow(struct pool_side *side, const struct ledger_answer *answer)
         break;
     case LEDGER_TAKE:
     case LEDGER_WAIT:
+    case LEDGER_WAKE:
         break;
     }
 }

@@ -176,12 +176,12 @@ configure_locked(struct pools *pools, struct pool *pool, const struct settings *
     pool->shared.identity = mem_string(identity);
     place_locked(pools, pool, database);
     endpoint_limit(pool->shared.endpoint, (int)settings->server_max_logins);
-    pool->ledger.quotas[0] = find_quota_locked(pools, 'd', pool->database);
-    pool->ledger.quotas[1] = find_quota_locked(pools, 'u', pool->user);
-    ledger_set_quota(
-        pool->ledger.quotas[0], (int)settings_max_db_connections(settings, pool->database));
-    ledger_set_quota(
-        pool->ledger.quotas[1], (int)settings_max_user_connections(settings, pool->user));
+    pool->ledger.share.quotas[0] = find_quota_locked(pools, 'd', pool->database);
+    pool->ledger.share.quotas[1] = find_quota_locked(pools, 'u', pool->user);
+    quota_set_limit(
+        pool->ledger.share.quotas[0], (int)settings_max_db_connections(settings, pool->database));
+    quota_set_limit(
+        pool->ledger.share.quotas[1], (int)settings_max_user_connections(settings, pool->user));
     ledger_set_limits(&pool->ledger, (int)settings_pool_size(settings, pool->database, pool->user),
         (int)settings_reserve_pool_size(settings, pool->database, pool->user));
     return is_changed;
@@ -318,7 +318,7 @@ post_dial(struct pool *pool)
     }
 }
 
-/* The pool at this endpoint whose client waits longest and that was not asked yet. */
+/* The pool at this endpoint (NULL: any) whose client waits longest and that was not asked yet. */
 static struct pool *
 find_hungriest_locked(struct pools *pools, const struct endpoint *endpoint)
 {
@@ -326,7 +326,8 @@ find_hungriest_locked(struct pools *pools, const struct endpoint *endpoint)
     int64_t best_us = INT64_MAX;
 
     HASH_ITER(hh, pools->shared.all, pool, next) {
-        if (pool->shared.endpoint != endpoint || pool->woken_serial == pools->shared.wake_serial) {
+        bool is_there = endpoint == NULL || pool->shared.endpoint == endpoint;
+        if (!is_there || pool->woken_serial == pools->shared.wake_serial) {
             continue;
         }
         struct ledger_view view = ledger_look(&pool->ledger);

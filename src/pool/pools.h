@@ -92,7 +92,8 @@ struct loop *pools_main_loop(struct pools *pools);
 /* How many workers there are. */
 int pools_count(const struct pools *pools);
 
-/* Dials at this endpoint for those who wait, longest first, as far as it admits. Any thread. */
+/* Dials at this endpoint (NULL: at all) for those who wait, longest first, as far as it admits. Any
+ * thread. */
 void pools_wake(struct pools *pools, struct endpoint *endpoint);
 
 /* Calls each() for each endpoint, under the registry's lock, with the live backends of all its

@@ -793,24 +793,27 @@ def test_application_name_is_what_postgres_makes_of_it(postgres, single, name):
         assert wire.parameters["application_name"] == told
 
 
-@pytest.mark.xfail(strict=True, reason="a pool whose clients never pause gives no backend to another pool of the same limit")
 def test_users_share_a_limit_evenly(postgres, start_pooler):
     """pgbouncer #131: whose name came first in the alphabet was served first, the others never."""
     pooler = start_pooler(postgres, pool_size=20, max_db_connections=4)
     users = ("ann", "app", "bob")
-    done, is_over = dict.fromkeys(users, 0), threading.Event()
+    done, has_all, is_over = dict.fromkeys(users, 0), threading.Event(), threading.Event()
+
+    def watch():
+        wait_until(lambda: len(postgres.backends("usename = 'ann'")) == 4, what="ann's backends")
+        has_all.set()
 
     def work(user):
         if user != "ann":  # she has all there are when the others come
-            wait_until(lambda: len(postgres.backends("usename = 'ann'")) == 4)
+            assert has_all.wait(10)
         with pooler.wire(user, timeout=30) as wire:
             while not is_over.is_set():
                 wire.query("SELECT pg_sleep(0.004)")
                 done[user] += 1
-                if sum(done.values()) >= 900:
+                if sum(done.values()) >= 2700:
                     is_over.set()
 
-    run_threads([lambda user=user: work(user) for user in users for _ in range(6)])
+    run_threads([watch, *[lambda user=user: work(user) for user in users for _ in range(6)]])
     assert min(done.values()) > 0.6 * max(done.values()), done
 
 

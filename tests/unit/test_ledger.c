@@ -203,13 +203,13 @@ test_quota_is_shared_by_pools(void **state)
     for (int i = 0; i < 2; i++) {
         ledger_init(&ledgers[i], 1);
         ledger_set_limits(&ledgers[i], 5, 0);
-        ledgers[i].quotas[0] = &quota;
+        ledgers[i].share.quotas[0] = &quota;
     }
     assert_int_equal(request(&ledgers[0], 0, &waiters[0], 1), LEDGER_DIAL);
     assert_int_equal(request(&ledgers[1], 0, &waiters[1], 2), LEDGER_WAIT);
     assert_true(ledger_look(&ledgers[1]).is_starved);
     arrive(&ledgers[0], 0);
-    assert_int_equal(ledger_closed(&ledgers[0]), LEDGER_WAIT);
+    assert_int_equal(ledger_closed(&ledgers[0]), LEDGER_WAKE);
     assert_int_equal(ledger_want_dial(&ledgers[1]), LEDGER_DIAL);
     assert_false(ledger_look(&ledgers[1]).is_starved);
     arrive(&ledgers[1], 0);
@@ -255,7 +255,7 @@ test_endpoint_has_the_last_word_and_a_denied_dial_costs_no_quota(void **state)
     for (int i = 0; i < 2; i++) {
         ledger_init(&ledgers[i], 1);
         ledger_set_limits(&ledgers[i], 5, 0);
-        ledgers[i].quotas[0] = &quota;
+        ledgers[i].share.quotas[0] = &quota;
         ledger_use_endpoint(&ledgers[i], endpoint);
     }
     endpoint_limit(endpoint, 1);
