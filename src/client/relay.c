@@ -315,8 +315,13 @@ finish_looking(struct client *client)
         finish_moving(client);
         return;
     }
+    struct fail fail;
+
     if (!session_looked(client)) {
         end_lease(client);
+    } else if (session_is_too_much(client, &fail)) {
+        client_reject(client, &fail);
+        return;
     } else if (params_apply(client)) {
         client_become(client, CLIENT_ACTIVE);
         limits_begin(client);

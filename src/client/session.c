@@ -418,3 +418,24 @@ session_looked(struct client *client)
     }
     return true;
 }
+
+bool
+session_is_too_much(const struct client *client, struct fail *fail)
+{
+    const struct settings *settings = client->crowd->pool.settings;
+    unsigned kept = session_pins(client);
+    int64_t pinned = atomic_load(&client->lease.side->pool->pinned);
+    char words[160];
+
+    if (settings->shared_listener) {
+        kept &= ~(unsigned)PIN_LISTEN; /* it will move */
+    }
+    if (kept == 0 || settings->max_pinned == 0 || pinned <= settings->max_pinned) {
+        return false;
+    }
+    session_pin_words(kept, words, sizeof(words));
+    fail_set(fail, "53300", "too many clients keep a server connection");
+    fail_detail(fail, "%d/%d pinned (max_pinned); this session would keep one for: %s.",
+        (int)settings->max_pinned, (int)settings->max_pinned, words);
+    return true;
+}

@@ -50,6 +50,9 @@ void session_reply(struct client *client, const struct message *message, bool is
  * put back first: params_apply(). */
 bool session_looked(struct client *client);
 
+/* Whether its pool has more pinned clients than max_pinned now: 53300. */
+bool session_is_too_much(const struct client *client, struct fail *fail);
+
 /* PIN_ bits, and their words: "listen, temporary table". */
 unsigned session_pins(const struct client *client);
 void session_pin_words(unsigned pins, char *text, size_t size);

@@ -292,6 +292,24 @@ def test_waiting_clients_are_told_of_pins(postgres, start_pooler):
         assert error["C"] == "53300" and "1/1 pinned" in error["D"]
 
 
+def test_pins_are_capped(postgres, start_pooler):
+    pool = start_pooler(postgres, default_pool_size="3", max_pinned="2", admin_users="app")
+    with pool.wire() as one, pool.wire() as two, pool.wire() as three, pool.wire() as four:
+        for wire in (one, two):
+            wire.query("CREATE TEMP TABLE mine (a int)")
+        wait_until(lambda: pins_of(pool) == ["temporary table"] * 2, what="the pins")
+        three.send_raw(w.query("PREPARE p AS SELECT 1"))
+        error = w.errors(three.recv_all())[0]
+        assert (error["S"], error["C"]) == ("FATAL", "53300") and "2/2 pinned" in error["D"] and "prepare" in error["D"]
+        assert four.value("SELECT 1") == "1"
+        assert four.value("SELECT count(*) FROM pg_prepared_statements WHERE from_sql") == "0"
+        one.query("DROP TABLE mine")
+        four.query("PREPARE p AS SELECT 1")
+        wait_until(lambda: sorted(pins_of(pool)) == ["prepare", "temporary table"], what="the other pin")
+        four.query("LISTEN news")
+        assert four.value("SELECT 1") == "1"
+
+
 @pytest.mark.parametrize("extended", [False, True])
 def test_value_of_a_sequence_is_never_anothers(single, extended):
     with single.wire() as one, single.wire() as two:
