@@ -169,7 +169,8 @@ match(struct client *client, struct name *name, void *arg)
     struct search *search = arg;
 
     (void)client;
-    search->text = name->statement->id == search->id ? name->text : search->text;
+    bool is_it = name->statement->id == search->id || name->former == search->id;
+    search->text = is_it ? name->text : search->text;
 }
 
 /* What the client calls the statement that is named at the beginning of this text, or NULL. */

@@ -16,6 +16,7 @@ struct name
 {
     UT_hash_handle hh;
     struct statement *statement; /* holds */
+    uint64_t former;             /* id of the one before: errors on their way speak of it */
     uint32_t settings_version;   /* of the client's settings that the statement was chosen for */
     uint32_t in_flight;          /* changes that are not answered yet */
     uint64_t group;              /* of the newest */

@@ -86,6 +86,7 @@ provide_choose(struct client *client, struct name *name, bool is_told)
         statement_release(statements, fresh);
         return NULL;
     }
+    name->former = name->statement->id;
     statement_release(statements, name->statement);
     name->statement = fresh;
     name->settings_version = client->vars.version;

@@ -1,10 +1,13 @@
 """Prepared statements of clients whose requests run on ever other backends."""
 import contextlib
+import threading
 
 import pytest
 
 from harness import wait_until
 from harness import wire as w
+from harness.meddler import Meddler
+
 
 @pytest.fixture
 def pool(postgres, start_pooler):
@@ -484,3 +487,27 @@ def test_rewritten_bytes_of_a_refused_client_reach_nobody(postgres, start_pooler
         for number in range(3):
             answer, = answers(good, w.query(f"SELECT {number}"))
             assert w.kinds(answer) == "TDCZ" and w.rows(answer) == [(str(number),)]
+
+
+def test_error_names_the_statement_though_settings_changed_meanwhile(postgres, behind):
+    """The client's setting changes while a Bind of it is on its way; a Describe then stands for another copy of the same text.
+    The error of the Bind spoke of pgkeel's name for the first copy."""
+    may_fail = threading.Event()
+
+    def chop(data):
+        at = data.find(b"bind message supplies")
+        start = data.rfind(b"E\0\0", 0, at) if at > 0 else len(data)
+        yield data[:start]
+        if at > 0:
+            may_fail.wait(10)
+            yield data[start:]
+
+    with Meddler(postgres.port, chop=chop) as relay, behind(relay).wire() as wire:
+        prepare(wire, "mine", "SELECT 1")
+        wire.send_raw(w.query("SET DateStyle = 'SQL, DMY'") + w.bind([b"1"], name="mine") + w.flush())
+        wire.recv_until(b"Z")
+        wire.send_raw(w.describe("S", "mine") + w.sync())
+        assert wire.is_silent(0.2)
+        may_fail.set()
+        error = w.errors(wire.recv_until(b"Z"))[0]
+        assert error["M"] == 'bind message supplies 1 parameters, but prepared statement "mine" requires 0'
