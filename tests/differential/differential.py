@@ -257,7 +257,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.stage, self.number = stage, number
         self.maker = Maker(seed, number)
-        self.maker.fill["t"] = stage.make_table(number)
+        self.maker.fill = stage.make_names(number)
         self.sides = [Side(stage.dial_direct, "app"), Side(stage.dial_pool, "pooled")]
         self.history = []  # batches since both sessions began
         self.batches = self.messages = self.drops = 0
@@ -279,7 +279,7 @@ class Client(threading.Thread):
 
     def restart(self):
         self.drop()
-        self.maker.fill["t"] = self.stage.make_table(self.number)
+        self.maker.fill = self.stage.make_names(self.number)
         self.history = []
 
     def step(self):
@@ -384,14 +384,14 @@ class Stage:
     def dial_pool(self):
         return w.Wire("127.0.0.1", self.pooler.port, TIMEOUT)
 
-    def make_table(self, number):
-        """A new one for each pair of sessions: what a session that was cut off still does, it does to an older one."""
+    def make_names(self, number):
+        """A new table, and key of a lock, for each pair of sessions: what one that was cut off still does, it does to others."""
         with self.lock:
             self.tables += 1
-            name = f"t{number}_{self.tables}"
+            name, key = f"t{number}_{self.tables}", self.tables
         for database in ("app", "pooled"):
             self.server.sql(f"CREATE TABLE {name} (a int)", db=database, user="app")
-        return name
+        return {"t": name, "k": key}
 
     def clean(self, table):
         for database in ("app", "pooled"):
