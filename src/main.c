@@ -6,7 +6,9 @@
  */
 #include "base/log.h"
 #include "conf/settings.h"
+#include "daemon/certificates.h"
 #include "daemon/daemon.h"
+#include "net/tls.h"
 #include "ops/console.h"
 #include "pool/dial.h"
 
@@ -174,6 +176,21 @@ serve(struct settings *settings, const struct command *command)
     return EXIT_SUCCESS;
 }
 
+static int
+check_files(const struct settings *settings)
+{
+    struct tls *tls;
+    struct fail fail;
+
+    if (!certificates_load(settings, &tls, &fail)) {
+        fprintf(stderr, "%s\n", fail.text);
+        return EXIT_FAILURE;
+    }
+    tls_release(&tls);
+    puts("settings are valid");
+    return EXIT_SUCCESS;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -199,8 +216,7 @@ main(int argc, char **argv)
         status = serve(settings, &command);
         break;
     case ACTION_CHECK:
-        puts("settings are valid");
-        status = EXIT_SUCCESS;
+        status = check_files(settings);
         break;
     case ACTION_PRINT:
         settings_print(settings, command.print, stdout);

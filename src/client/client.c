@@ -330,7 +330,7 @@ finish_closing(struct client *client)
     if (!stream_flush(&client->stream)) {
         return;
     }
-    shutdown(client->stream.watch.fd, SHUT_WR);
+    stream_end(&client->stream);
     enum stream_result result = stream_read(&client->stream, &data, &len);
     if (result == STREAM_EOF || result == STREAM_ERROR) {
         client_close(client, NULL);

@@ -28,6 +28,7 @@ struct listening;
 struct login;
 struct loss;
 struct session;
+struct tls;
 struct verifiers;
 
 enum client_state
@@ -84,6 +85,7 @@ struct crowd
 {
     struct pool_worker pool; /* the worker as pools see it */
     struct crowds *crowds;   /* borrows */
+    struct tls *tls;         /* holds, or NULL: what its clients get */
     struct client_list in[CLIENT_STATES];
     unsigned count[CLIENT_STATES];
     struct slots tickets; /* owns; of clients, for posts */

@@ -10,12 +10,15 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "base/text.h"
+#include "client/admit.h"
 #include "client/params.h"
 #include "client/replication.h"
 #include "client/verifiers.h"
 #include "client/welcome.h"
 #include "conf/users.h"
+#include "net/tls.h"
 #include "wire/message.h"
+#include "wire/password.h"
 #include "wire/scram.h"
 #include "wire/startup.h"
 
@@ -45,8 +48,8 @@ login_end(struct client *client)
     client->login = NULL;
 }
 
-static bool
-is_console(const char *database)
+bool
+login_is_console(const char *database)
 {
     return strcmp(database, "pgkeel") == 0 || strcmp(database, "pgbouncer") == 0;
 }
@@ -56,10 +59,10 @@ is_console(const char *database)
 static void
 challenge_sasl(struct client *client)
 {
-    static const char *const mechanisms[] = {SCRAM_MECHANISM, NULL};
+    static const char *const mechanisms[] = {SCRAM_MECHANISM_PLUS, SCRAM_MECHANISM, NULL};
     struct buf buf = {0};
 
-    message_add_auth_sasl(&buf, mechanisms);
+    message_add_auth_sasl(&buf, mechanisms + !client->login->offers_plus);
     client_send(client, &buf);
     client_become(client, CLIENT_LOGIN);
 }
@@ -74,7 +77,9 @@ start_scram(struct client *client, const char *verifier_text)
         scram_verifier_mock(client->identity.user, client->crowd->crowds->mock_secret,
             sizeof(client->crowd->crowds->mock_secret), &verifier);
     }
-    login->scram = scram_new(&verifier, false);
+    login->binding_len = tls_binding(&client->stream, login->binding);
+    login->offers_plus = login->binding_len > 0;
+    login->scram = scram_new(&verifier, login->offers_plus);
     scram_verifier_wipe(&verifier);
     challenge_sasl(client);
 }
@@ -141,38 +146,6 @@ challenge(struct client *client)
     client_become(client, CLIENT_LOGIN);
 }
 
-/* Which method this user of this database must pass. */
-static enum method
-choose_method(struct client *client, const struct settings *settings)
-{
-    struct login *login = client->login;
-    const struct user *user = users_find(settings->userlist, client->identity.user);
-    bool is_own_uid = login->is_console && is_console(client->identity.user) &&
-                      client->identity.is_unix && client->identity.peer_uid == geteuid();
-
-    login->secret = user != NULL && user->secret[0] != '\0' ? user->secret : NULL;
-    login->secret_kind = user != NULL ? user->kind : SECRET_PLAIN;
-    if (is_own_uid) {
-        client->identity.is_admin = true;
-        return METHOD_TRUST;
-    }
-    switch (settings->auth_type) {
-    case AUTH_TYPE_ANY:
-        return METHOD_TRUST;
-    case AUTH_TYPE_TRUST:
-        /* Trust asks for no password, but only users of the list are users. */
-        return user != NULL ? METHOD_TRUST : METHOD_PLAIN;
-    case AUTH_TYPE_PLAIN:
-        /* A verifier can be checked without the password ever being sent. */
-        return login->secret_kind == SECRET_SCRAM ? METHOD_SCRAM : METHOD_PLAIN;
-    case AUTH_TYPE_MD5:
-        return user != NULL && user->kind == SECRET_SCRAM ? METHOD_SCRAM : METHOD_MD5;
-    case AUTH_TYPE_SCRAM:
-        return METHOD_SCRAM;
-    }
-    return METHOD_SCRAM;
-}
-
 /* ---- first packets ---- */
 
 static bool
@@ -186,7 +159,7 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     client->identity.user = mem_string(startup->user);
     client->identity.database = mem_string(startup->database);
     login->settings = settings_hold(crowd->pool.settings);
-    login->is_console = is_console(startup->database);
+    login->is_console = login_is_console(startup->database);
     if (replication_is_wanted(startup->replication)) {
         login->replication = mem_string(startup->replication);
     }
@@ -202,7 +175,10 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     }
     startup_add_negotiation(startup, &buf);
     client_send(client, &buf);
-    login->method = choose_method(client, login->settings);
+    if (!admit_choose_method(client, fail)) {
+        stats_add(METRIC_client_login_failures_total, 1);
+        return false;
+    }
     if (login->method == METHOD_TRUST) {
         return welcome_admit(client, fail);
     }
@@ -222,6 +198,64 @@ take_cancel(struct client *client, const struct startup *startup)
     client_close(client, NULL);
 }
 
+/* ---- TLS ---- */
+
+static bool
+is_tls_on(const struct client *client)
+{
+    return client->crowd->tls != NULL && !client->identity.is_unix;
+}
+
+/* What the handshake brought: more of it, or the first packet. */
+static void
+go_on_shaking(struct client *client)
+{
+    struct fail fail;
+
+    switch (stream_handshake(&client->stream, &fail)) {
+    case STREAM_OK:
+        if (!tls_knows_protocol(&client->stream)) {
+            fail_set(&fail, "08P01", "direct TLS without the protocol postgresql (ALPN)");
+            break;
+        }
+        return;
+    case STREAM_WAIT:
+        return;
+    case STREAM_EOF:
+    case STREAM_ERROR:
+        break;
+    }
+    stats_add(METRIC_protocol_errors_total, 1);
+    client_log(LEVEL_INFO, client, "%s", fail.text);
+    client_close(client, &fail);
+}
+
+static bool
+begin_tls(struct client *client, bool is_direct)
+{
+    struct fail fail;
+
+    if (!tls_accept(client->crowd->tls, &client->stream, is_direct, &fail)) {
+        client_close(client, &fail);
+        return false;
+    }
+    return true;
+}
+
+/* Whether this first packet may be answered in clear. */
+static bool
+is_safe_enough(const struct client *client, struct fail *fail)
+{
+    const char *mode = client->crowd->pool.settings->client_tls_sslmode;
+    bool is_required = is_tls_on(client) && strcmp(mode, "allow") != 0 &&
+                       strcmp(mode, "prefer") != 0;
+
+    if (is_required && client->stream.ssl == NULL) {
+        return fail_set(fail, "28000", "connections without TLS are not accepted");
+    }
+    return true;
+}
+
 /* Handles one first packet; returns the bytes it took, 0 to wait for more or when the client is
  * gone. */
 static size_t
@@ -230,7 +264,8 @@ take_first_packet(struct client *client, const uint8_t *data, size_t len)
     struct startup startup;
     struct fail fail;
 
-    switch (startup_parse(data, len, &startup, &fail)) {
+    enum startup_result result = startup_parse(data, len, &startup, &fail);
+    switch (result) {
     case STARTUP_MORE:
         return 0;
     case STARTUP_SSL:
@@ -239,13 +274,17 @@ take_first_packet(struct client *client, const uint8_t *data, size_t len)
             fail_set(&fail, "08P01", "received unencrypted data after an encryption request");
             break;
         }
+        if (result == STARTUP_SSL && is_tls_on(client) && client->stream.ssl == NULL) {
+            stream_write(&client->stream, "S", 1);
+            return begin_tls(client, false) ? startup.packet_len : 0;
+        }
         stream_write(&client->stream, "N", 1);
         return startup.packet_len;
     case STARTUP_CANCEL:
         take_cancel(client, &startup);
         return 0;
     case STARTUP_LOGIN:
-        if (!take_login(client, &startup, &fail)) {
+        if (!is_safe_enough(client, &fail) || !take_login(client, &startup, &fail)) {
             break;
         }
         return startup.packet_len;
@@ -274,6 +313,16 @@ wrong_password(struct client *client, struct fail *fail)
 }
 
 static bool
+choose_mechanism(struct login *login, const char *mechanism)
+{
+    if (login->offers_plus && strcmp(mechanism, SCRAM_MECHANISM_PLUS) == 0) {
+        scram_bind(login->scram, login->binding, login->binding_len);
+        return true;
+    }
+    return strcmp(mechanism, SCRAM_MECHANISM) == 0;
+}
+
+static bool
 take_scram(struct client *client, const struct message *message, struct fail *fail)
 {
     struct login *login = client->login;
@@ -284,7 +333,7 @@ take_scram(struct client *client, const struct message *message, struct fail *fa
 
     if (login->method == METHOD_SCRAM) {
         if (!scram_parse_initial(message->body, message->body_len, &mechanism, &data, &len) ||
-            strcmp(mechanism, SCRAM_MECHANISM) != 0) {
+            !choose_mechanism(login, mechanism)) {
             return fail_set(
                 fail, "08P01", "client selected an invalid SASL authentication mechanism");
         }
@@ -324,8 +373,9 @@ take_password(struct client *client, const struct message *message, struct fail 
     /* An unknown user is checked against a secret that nothing matches, in the same time. */
     const char *user = client->identity.user;
     const char *secret = login->secret != NULL ? login->secret : "md5";
-    bool is_right = login->method == METHOD_MD5 ? scram_check_md5(user, secret, login->salt, answer)
-                                                : scram_check_plain(user, secret, answer);
+    bool is_right = login->method == METHOD_MD5
+                        ? password_check_md5(user, secret, login->salt, answer)
+                        : password_check_plain(user, secret, answer);
     if (!is_right || login->secret == NULL) {
         return wrong_password(client, fail);
     }
@@ -383,12 +433,28 @@ take_packets(struct client *client, const uint8_t *data, size_t len)
     }
 }
 
+/* A TLS handshake without an SSLRequest: no first packet begins like this, it would be too long. */
+static bool
+begins_directly(struct client *client)
+{
+    enum
+    {
+        HANDSHAKE = 0x16
+    };
+    return client->state == CLIENT_GREETING && is_tls_on(client) && client->stream.ssl == NULL &&
+           buf_len(&client->stream.in) == 0 && stream_first_byte(&client->stream) == HANDSHAKE;
+}
+
 void
 login_on_event(struct client *client, unsigned what)
 {
     uint8_t *data;
     size_t len;
 
+    if (what & WATCH_WRITE && stream_is_shaking_hands(&client->stream)) {
+        go_on_shaking(client);
+        return;
+    }
     if (what & WATCH_WRITE) {
         stream_flush(&client->stream);
     }
@@ -399,6 +465,15 @@ login_on_event(struct client *client, unsigned what)
         /* Whatever it says now is for later. */
         stream_want_read(&client->stream, false);
         return;
+    }
+    if (begins_directly(client) && !begin_tls(client, true)) {
+        return;
+    }
+    if (stream_is_shaking_hands(&client->stream)) {
+        go_on_shaking(client);
+        if (client->state >= CLIENT_CLOSING || stream_is_shaking_hands(&client->stream)) {
+            return;
+        }
     }
     switch (stream_read(&client->stream, &data, &len)) {
     case STREAM_OK:

@@ -8,13 +8,12 @@
 
 #include "client/client.h"
 #include "conf/users.h"
-
-struct scram;
+#include "wire/scram.h"
 
 /* How a client must prove itself. */
 enum method
 {
-    METHOD_TRUST,
+    METHOD_TRUST, /* nothing more: known by a certificate or by the system, or anybody may */
     METHOD_PLAIN,
     METHOD_MD5,
     METHOD_SCRAM,
@@ -29,12 +28,18 @@ struct login
     enum secret_kind secret_kind;
     struct settings *settings; /* holds: the secret's home */
     struct scram *scram;       /* owns */
+    bool offers_plus;          /* SCRAM-SHA-256-PLUS too, with this data of the channel: */
+    uint8_t binding[SCRAM_BINDING_MAX];
+    size_t binding_len;
     uint8_t salt[4];
     struct vars wanted; /* owns: settings of the first packet */
     char *replication; /* owns: the value, if it means replication, or NULL */
     bool is_console;
     int64_t waits_since_us;
 };
+
+/* "pgkeel" and "pgbouncer" are the console: as databases, and as users for whoever runs us. */
+bool login_is_console(const char *name);
 
 void login_on_event(struct client *client, unsigned what);
 

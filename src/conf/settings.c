@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/text.h"
+#include "conf/hba.h"
 #include "conf/internal.h"
 
 #include <ctype.h>
@@ -203,6 +204,27 @@ check_pending(struct loader *loader)
     }
 }
 
+/* What client_tls_sslmode needs. Whether the files are any good the daemon finds out. */
+static void
+check_tls(struct loader *loader)
+{
+    const struct settings *settings = loader->settings;
+    const char *mode = settings->client_tls_sslmode;
+
+    if (strcmp(mode, "disable") == 0) {
+        return;
+    }
+    const char *place = origin_of(settings, KEY_client_tls_sslmode);
+    if (settings->client_tls_cert_file[0] == '\0' || settings->client_tls_key_file[0] == '\0') {
+        loader_report(loader, SETTINGS_ERROR, place, "client_tls_sslmode",
+            "needs client_tls_cert_file and client_tls_key_file");
+    }
+    if (strncmp(mode, "verify-", 7) == 0 && settings->client_tls_ca_file[0] == '\0') {
+        loader_report(
+            loader, SETTINGS_ERROR, place, "client_tls_sslmode", "needs client_tls_ca_file");
+    }
+}
+
 static void
 check_texts(struct loader *loader)
 {
@@ -213,12 +235,47 @@ check_texts(struct loader *loader)
     struct settings *settings = loader->settings;
 
     check_word(loader, KEY_server_tls_sslmode, modes);
+    check_word(loader, KEY_client_tls_sslmode, modes);
+    check_tls(loader);
     check_word(loader, KEY_syslog_facility, facilities);
     /* PgBouncer's word for an empty query, which a bare Sync does cheaper. */
     if (strcmp(settings->server_check_query, "<empty>") == 0) {
         free((char *)settings->server_check_query);
         settings->server_check_query = mem_string("");
     }
+}
+
+/* ---- auth_hba_file ---- */
+
+static void
+report_hba(void *arg, const char *path, int line, const char *text)
+{
+    char place[512];
+
+    snprintf(place, sizeof(place), "%s:%d", path, line);
+    loader_report(arg, SETTINGS_ERROR, place, "", "%s", text);
+}
+
+static void
+load_hba(struct loader *loader)
+{
+    struct settings *settings = loader->settings;
+    const char *place = origin_of(settings, KEY_auth_type);
+
+    if (settings->auth_type == AUTH_TYPE_CERT &&
+        strncmp(settings->client_tls_sslmode, "verify-", 7) != 0) {
+        loader_report(loader, SETTINGS_ERROR, place, "auth_type",
+            "cert needs client_tls_sslmode = verify-ca or verify-full");
+    }
+    if (settings->auth_type != AUTH_TYPE_HBA) {
+        return;
+    }
+    if (settings->auth_hba_file[0] == '\0') {
+        loader_report(loader, SETTINGS_ERROR, place, "auth_type", "hba needs auth_hba_file");
+        return;
+    }
+    settings->hba =
+        hba_read(settings->auth_hba_file, settings->auth_ident_file, report_hba, loader);
 }
 
 struct userlist_context
@@ -350,6 +407,7 @@ settings_load(const struct settings_source *source, settings_report_fn *report, 
     check_texts(&loader);
     check_pending(&loader);
     load_userlist(&loader);
+    load_hba(&loader);
     load_databases(&loader);
     choose_auth_type(&loader);
 
@@ -407,6 +465,7 @@ settings_release(struct settings **settings)
         }
     }
     struct users *users = (struct users *)gone->userlist;
+    hba_free(&gone->hba);
     users_free(&users);
     free(gone);
 }

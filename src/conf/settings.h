@@ -30,7 +30,9 @@ enum auth_type
     AUTH_TYPE_TRUST,
     AUTH_TYPE_PLAIN,
     AUTH_TYPE_MD5,
-    AUTH_TYPE_SCRAM
+    AUTH_TYPE_SCRAM,
+    AUTH_TYPE_CERT,
+    AUTH_TYPE_HBA
 };
 enum log_format
 {
@@ -72,6 +74,7 @@ struct settings
 #undef SETTING
 
     const struct users *userlist;      /* owns; never NULL */
+    struct hba *hba;                   /* owns; with auth_type = hba never NULL */
     uint64_t serial;                   /* no other snapshot of this process has it; never 0 */
     struct settings_private *internal; /* owns: databases, per-user settings, origins, the count */
 };

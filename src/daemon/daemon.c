@@ -13,8 +13,10 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/verifiers.h"
+#include "daemon/certificates.h"
 #include "daemon/process.h"
 #include "daemon/worker.h"
+#include "net/tls.h"
 #include "pool/pools.h"
 
 #include <errno.h>
@@ -42,6 +44,7 @@ struct daemon
 {
     struct daemon_options options;
     struct settings *settings;         /* holds */
+    struct tls *tls;                   /* holds, or NULL: what clients get */
     struct loop *loop;                 /* owns */
     struct helpers *helpers;           /* owns */
     struct pools *pools;               /* owns */
@@ -351,11 +354,26 @@ report_both(void *arg, enum settings_severity severity, const char *place, const
     }
 }
 
+/* The settings of all sources, and the files that they name. */
+static struct settings *
+load_all(struct daemon *daemon, struct both *both, struct tls **tls_out)
+{
+    struct settings *settings = settings_load(&daemon->options.source, report_both, both);
+    struct fail fail;
+
+    if (settings != NULL && !certificates_load(settings, tls_out, &fail)) {
+        report_both(both, SETTINGS_ERROR, "files", "", fail.text);
+        settings_release(&settings);
+    }
+    return settings;
+}
+
 bool
 daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
 {
     struct both both = {report, arg};
-    struct settings *settings = settings_load(&daemon->options.source, report_both, &both);
+    struct tls *tls;
+    struct settings *settings = load_all(daemon, &both, &tls);
 
     if (settings == NULL) {
         log_error("reload failed; the settings in force stay");
@@ -363,11 +381,13 @@ daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
     }
     struct settings *old = daemon->settings;
     daemon->settings = settings;
+    tls_release(&daemon->tls);
+    daemon->tls = tls;
     if (!open_log(daemon, settings)) {
         log_error("could not open log file \"%s\": %s", settings->logfile, strerror(errno));
     }
     for (int i = 0; i < daemon->worker_count; i++) {
-        worker_reload(daemon->workers[i], settings);
+        worker_reload(daemon->workers[i], settings, tls);
     }
     pools_reload(daemon->pools, settings);
     resolve_limits(daemon);
@@ -392,7 +412,7 @@ make_workers(struct daemon *daemon)
     daemon->pool_workers = mem_new((size_t)count * sizeof(struct pool_worker *));
     daemon->crowds.all = mem_new((size_t)count * sizeof(struct crowd *));
     for (int i = 0; i < count; i++) {
-        daemon->workers[i] = worker_new(i, daemon->settings);
+        daemon->workers[i] = worker_new(i, daemon->settings, daemon->tls);
         daemon->crowds.all[i] = worker_crowd(daemon->workers[i]);
         daemon->pool_workers[i] = &daemon->crowds.all[i]->pool;
     }
@@ -431,6 +451,9 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (user[0] != '\0' && !process_become(user, fail)) {
         return false;
     }
+    if (!certificates_load(settings, &daemon->tls, fail)) {
+        return false;
+    }
     if (!open_log(daemon, settings)) {
         return fail_set(fail, "58000", "could not open log file \"%s\": %s", settings->logfile,
             strerror(errno));
@@ -467,6 +490,7 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
         process_remove_pid();
         sigprocmask(SIG_SETMASK, &daemon->signals, NULL);
         settings_release(&daemon->settings);
+        tls_release(&daemon->tls);
         free(daemon);
         return NULL;
     }
@@ -528,6 +552,7 @@ daemon_free(struct daemon **pointer)
     free(daemon->crowds.all);
     verifiers_free(&daemon->crowds.verifiers);
     settings_release(&daemon->settings);
+    tls_release(&daemon->tls);
     process_remove_pid();
     stats_thread_deinit();
     free(daemon);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "net/tls.h"
 #include "pool/idle.h"
 #include "pool/pools.h"
 
@@ -19,7 +20,7 @@ struct worker
 };
 
 struct worker *
-worker_new(int index, struct settings *settings)
+worker_new(int index, struct settings *settings, struct tls *tls)
 {
     struct worker *worker = mem_new(sizeof(*worker));
 
@@ -27,6 +28,7 @@ worker_new(int index, struct settings *settings)
     worker->crowd.pool.loop = worker->loop;
     worker->crowd.pool.index = index;
     worker->crowd.pool.settings = settings_hold(settings);
+    worker->crowd.tls = tls_hold(tls);
     return worker;
 }
 
@@ -122,6 +124,7 @@ struct handed_settings
 {
     struct worker *worker;
     struct settings *settings; /* holds */
+    struct tls *tls;           /* holds, or NULL */
 };
 
 static void
@@ -133,19 +136,23 @@ on_settings(void *arg)
 
     pool_worker->settings = handed->settings;
     settings_release(&old);
+    tls_release(&handed->worker->crowd.tls);
+    handed->worker->crowd.tls = handed->tls;
     idle_reload(pool_worker);
     free(handed);
 }
 
 void
-worker_reload(struct worker *worker, struct settings *settings)
+worker_reload(struct worker *worker, struct settings *settings, struct tls *tls)
 {
     struct handed_settings *handed = mem_new(sizeof(*handed));
 
     handed->worker = worker;
     handed->settings = settings_hold(settings);
+    handed->tls = tls_hold(tls);
     if (!loop_post(worker->loop, on_settings, handed)) {
         settings_release(&handed->settings);
+        tls_release(&handed->tls);
         free(handed);
     }
 }
@@ -204,6 +211,7 @@ worker_free(struct worker **pointer)
     loop_free(&worker->loop);
     crowd_deinit(&worker->crowd);
     settings_release(&worker->crowd.pool.settings);
+    tls_release(&worker->crowd.tls);
     free(worker);
     *pointer = NULL;
 }

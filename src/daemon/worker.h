@@ -9,8 +9,9 @@
 struct worker;
 struct pools;
 
-/* Makes the worker; its thread does not run yet. Holds the settings. */
-struct worker *worker_new(int index, struct settings *settings);
+/* Makes the worker; its thread does not run yet. Holds the settings and what clients get as TLS
+ * (NULL: none). */
+struct worker *worker_new(int index, struct settings *settings, struct tls *tls);
 
 /* Runs it; pools and crowds outlive it. False with errno. */
 must_check bool worker_start(struct worker *worker, struct pools *pools, struct crowds *crowds);
@@ -22,7 +23,7 @@ struct loop *worker_loop(struct worker *worker);
 void worker_accept(struct worker *worker, const struct accepted *accepted);
 
 /* New settings are in force. Any thread. */
-void worker_reload(struct worker *worker, struct settings *settings);
+void worker_reload(struct worker *worker, struct settings *settings, struct tls *tls);
 
 /* Closes all clients, then calls done(arg) in the main loop. */
 void worker_close_clients(

@@ -33,6 +33,9 @@ stream_deinit(struct stream *stream)
     }
     buf_deinit(&stream->in);
     buf_deinit(&stream->out);
+    if (stream->owns_ssl) {
+        SSL_free(stream->ssl);
+    }
     stream->ssl = NULL;
 }
 
@@ -278,6 +281,54 @@ stream_flush(struct stream *stream)
     }
     want_write(stream, false);
     return true;
+}
+
+bool
+stream_is_shaking_hands(const struct stream *stream)
+{
+    return stream->owns_ssl && SSL_is_init_finished(stream->ssl) == 0;
+}
+
+enum stream_result
+stream_handshake(struct stream *stream, struct fail *fail)
+{
+    ERR_clear_error();
+    errno = 0;
+    int returned = SSL_do_handshake(stream->ssl);
+    if (returned == 1) {
+        want_write(stream, stream_is_backed_up(stream));
+        stream->has_pending = SSL_has_pending(stream->ssl) == 1;
+        return STREAM_OK;
+    }
+    int error = SSL_get_error(stream->ssl, returned);
+    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+        want_write(stream, error == SSL_ERROR_WANT_WRITE);
+        return STREAM_WAIT;
+    }
+    const char *reason = ERR_reason_error_string(ERR_peek_error());
+    fail_set(fail, "08P01", "TLS handshake failed: %s",
+        reason != NULL ? reason : errno != 0 ? strerror(errno) : "closed by the peer");
+    stream->error = EPROTO;
+    return STREAM_ERROR;
+}
+
+void
+stream_end(struct stream *stream)
+{
+    if (stream->owns_ssl && SSL_is_init_finished(stream->ssl) == 1 && !stream->is_write_broken &&
+        !(SSL_get_shutdown(stream->ssl) & SSL_SENT_SHUTDOWN)) {
+        ERR_clear_error();
+        SSL_shutdown(stream->ssl);
+    }
+    shutdown(stream->watch.fd, SHUT_WR);
+}
+
+int
+stream_first_byte(struct stream *stream)
+{
+    uint8_t byte;
+
+    return recv(stream->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1 ? byte : -1;
 }
 
 void

@@ -24,7 +24,8 @@ enum stream_result
 struct stream
 {
     struct watch watch;
-    struct ssl_st *ssl;   /* borrows (a backend's belongs to its PGconn); NULL: plain */
+    struct ssl_st *ssl;   /* NULL: plain */
+    bool owns_ssl;        /* else it belongs to a PGconn */
     struct buf in;        /* owns: the incomplete tail of the last read */
     struct buf out;       /* owns: what the kernel did not take */
     uint64_t offered;     /* bytes handed to stream_write() so far */
@@ -44,6 +45,14 @@ void stream_deinit(struct stream *stream);
 /* From now on bytes go through this TLS session whose handshake is over: gives it a socket BIO of
  * ours, so that failed writes are failures and bytes below TLS are counted. */
 must_check bool stream_use_tls(struct stream *stream, struct ssl_st *ssl, struct fail *fail);
+
+/* Goes on with the handshake of a session that tls_accept() began. STREAM_OK: it is over;
+ * STREAM_WAIT: at the next event; STREAM_ERROR: it failed, *fail says why. */
+enum stream_result stream_handshake(struct stream *stream, struct fail *fail);
+bool stream_is_shaking_hands(const struct stream *stream);
+
+/* Nothing more will be written: tells the peer so. */
+void stream_end(struct stream *stream);
 
 /* Reads once into the loop's scratch, behind what was kept. On STREAM_OK *data_out holds *len_out
  * bytes, valid until the callback returns; what is not consumed must be kept with stream_keep().
@@ -81,6 +90,9 @@ void stream_want_closed(struct stream *stream);
 /* A non-blocking look: STREAM_WAIT when nothing has come, STREAM_OK when bytes wait, else EOF or
  * ERROR. */
 enum stream_result stream_peek(struct stream *stream);
+
+/* The next byte that waits in the socket, or -1; it stays there. Of plain streams. */
+int stream_first_byte(struct stream *stream);
 
 /* The sentence for what ended the stream: "Connection reset by peer", "closed by the peer", ... */
 const char *stream_reason(const struct stream *stream);

@@ -16,6 +16,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/state.h"
 #include "base/text.h"
 #include "wire/base64.h"
 #include "wire/message.h"
@@ -32,7 +33,6 @@ enum
     NONCE_MAX = 512,
     MOCK_SALT_LEN = 16,
     MOCK_ITERATIONS = 4096,
-    MD5_HEX_LEN = 32,
 };
 
 enum scram_state
@@ -48,7 +48,10 @@ struct scram
     struct scram_verifier verifier;
     enum scram_state state;
     bool offers_plus;
-    char gs2_flag;                     /* 'n' or 'y' */
+    char gs2_flag;                     /* 'n', 'y' or 'p' */
+    bool is_plus;                      /* the mechanism binds the channel */
+    uint8_t binding[SCRAM_BINDING_MAX];
+    size_t binding_len;
     char nonce[NONCE_MAX * 2];         /* client's and ours */
     struct buf auth;                   /* AuthMessage, as far as it is known */
     uint8_t client_key[SCRAM_KEY_LEN]; /* set by SCRAM_PROVEN */
@@ -173,6 +176,15 @@ scram_new(const struct scram_verifier *verifier, bool offers_plus)
 }
 
 void
+scram_bind(struct scram *scram, const uint8_t *binding, size_t len)
+{
+    ensure(len <= sizeof(scram->binding));
+    scram->is_plus = true;
+    memcpy(scram->binding, binding, len);
+    scram->binding_len = len;
+}
+
+void
 scram_free(struct scram **scram)
 {
     struct scram *s = *scram;
@@ -247,36 +259,58 @@ expect_attribute(char **at, char letter, const char **value_out, struct fail *fa
     return true;
 }
 
-/* Passes over the GS2 header: "n,," or "y,,". */
+/* Whether the flag fits the mechanism that was chosen and those that were offered. */
 static bool
-parse_gs2_header(struct scram *scram, char **at, struct fail *fail)
+check_gs2_flag(const struct scram *scram, char flag, struct fail *fail)
 {
-    const char *header = *at;
-
-    if (header[0] == 'p') {
+    if (flag == 'p' && !scram->is_plus) {
         return malformed(fail, "The client selected SCRAM-SHA-256 without channel binding, but "
                                "the SCRAM message includes channel binding data.");
     }
-    if (header[0] != 'n' && header[0] != 'y') {
+    if ((flag == 'n' || flag == 'y') && scram->is_plus) {
+        return malformed(fail, "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message "
+                               "does not include channel binding data.");
+    }
+    if (flag != 'n' && flag != 'y' && flag != 'p') {
         return malformed(fail, "Unexpected channel-binding flag.");
     }
-    if (header[0] == 'y' && scram->offers_plus) {
+    if (flag == 'y' && scram->offers_plus) {
         (void)fail_set(fail, "28000", "SCRAM channel binding negotiation error");
         return fail_detail(fail, "The client supports SCRAM channel binding but thinks the server "
                                  "does not. However, this server does support channel binding.");
     }
-    if (header[1] != ',') {
+    return true;
+}
+
+/* Passes over the GS2 header: "n,,", "y,," or "p=tls-server-end-point,,". */
+static bool
+parse_gs2_header(struct scram *scram, char **at, struct fail *fail)
+{
+    static const char type[] = "=tls-server-end-point";
+    char *header = *at;
+
+    if (!check_gs2_flag(scram, header[0], fail)) {
+        return false;
+    }
+    scram->gs2_flag = header[0];
+    header++;
+    if (scram->gs2_flag == 'p') {
+        if (strncmp(header, type, sizeof(type) - 1) != 0 || header[sizeof(type) - 1] != ',') {
+            return fail_set(fail, "08P01", "unsupported SCRAM channel-binding type");
+        }
+        header += sizeof(type) - 1;
+    }
+    if (header[0] != ',') {
         return malformed(fail, "Comma expected behind the channel-binding flag.");
     }
-    if (header[2] == 'a') {
+    if (header[1] == 'a') {
         return fail_set(
             fail, "0A000", "client uses authorization identity, but it is not supported");
     }
-    if (header[2] != ',') {
+    if (header[1] != ',') {
         return malformed(fail, "Unexpected attribute in client-first-message.");
     }
-    scram->gs2_flag = header[0];
-    *at += 3;
+    *at = header + 2;
     return true;
 }
 
@@ -388,6 +422,27 @@ scram_first(
     return is_good;
 }
 
+/* Whether this is base64 of the header of the first message, so nobody changed it on the way, and
+ * of the channel that it is bound to. */
+static bool
+is_right_binding(const struct scram *scram, const char *value)
+{
+    static const char header[] = "p=tls-server-end-point,,";
+    struct buf raw = {0}, expected = {0};
+
+    if (scram->gs2_flag != 'p') {
+        return strcmp(value, scram->gs2_flag == 'y' ? "eSws" : "biws") == 0;
+    }
+    buf_add(&raw, header, sizeof(header) - 1);
+    buf_add(&raw, scram->binding, scram->binding_len);
+    base64_add(&expected, buf_head(&raw), buf_len(&raw));
+    bool is_right = buf_len(&expected) == strlen(value) &&
+                    text_equal_constant_time(buf_head(&expected), value, strlen(value));
+    buf_deinit(&raw);
+    buf_deinit(&expected);
+    return is_right;
+}
+
 /* client-final-message: channel binding, nonce, extensions, proof. Completes AuthMessage. */
 static bool
 parse_final(struct scram *scram, char *at, uint8_t *proof, struct fail *fail)
@@ -399,11 +454,11 @@ parse_final(struct scram *scram, char *at, uint8_t *proof, struct fail *fail)
     if (!expect_attribute(&at, 'c', &value, fail)) {
         return false;
     }
-    /* base64 of "y,," and "n,,": the header of the first message, so nobody changed it on the way
-     */
-    if (strcmp(value, scram->gs2_flag == 'y' ? "eSws" : "biws") != 0) {
-        return fail_set(
-            fail, "08P01", "unexpected SCRAM channel-binding attribute in client-final-message");
+    if (!is_right_binding(scram, value)) {
+        return scram->gs2_flag == 'p'
+                   ? fail_set(fail, "28000", "SCRAM channel binding check failed")
+                   : fail_set(fail, "08P01",
+                         "unexpected SCRAM channel-binding attribute in client-final-message");
     }
     if (!expect_attribute(&at, 'r', &value, fail)) {
         return false;
@@ -496,93 +551,4 @@ const uint8_t *
 scram_client_key(const struct scram *scram)
 {
     return scram->state == SCRAM_PROVEN ? scram->client_key : NULL;
-}
-
-/* --- md5 and plain --- */
-
-/* Hexadecimal MD5 of a followed by b; false where the platform forbids MD5 (FIPS). */
-static bool
-md5_hex(const void *a, size_t a_len, const void *b, size_t b_len, char *hex)
-{
-    static const char digits[] = "0123456789abcdef";
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    EVP_MD_CTX *context = EVP_MD_CTX_new();
-
-    bool is_good = context != NULL && EVP_DigestInit_ex(context, EVP_md5(), NULL) == 1 &&
-                   EVP_DigestUpdate(context, a, a_len) == 1 &&
-                   EVP_DigestUpdate(context, b, b_len) == 1 &&
-                   EVP_DigestFinal_ex(context, digest, NULL) == 1;
-    EVP_MD_CTX_free(context);
-    for (size_t i = 0; i < MD5_HEX_LEN / 2; i++) {
-        hex[2 * i] = is_good ? digits[digest[i] >> 4] : '0';
-        hex[2 * i + 1] = is_good ? digits[digest[i] & 15] : '0';
-    }
-    hex[MD5_HEX_LEN] = '\0';
-    explicit_bzero(digest, sizeof(digest));
-    return is_good;
-}
-
-static bool
-is_md5_secret(const char *secret)
-{
-    return strncmp(secret, "md5", 3) == 0 && strlen(secret) == 3 + MD5_HEX_LEN &&
-           strspn(secret + 3, "0123456789abcdef") == MD5_HEX_LEN;
-}
-
-/* Equal strings; the time depends on the length of what the peer sent only. */
-static bool
-is_equal_string(const char *secret, const char *answer)
-{
-    size_t secret_len = strlen(secret);
-    size_t answer_len = strlen(answer);
-
-    /* With lengths that differ something is compared all the same. */
-    const char *against = secret_len == answer_len ? secret : answer;
-    bool is_equal = text_equal_constant_time(against, answer, answer_len);
-    return is_equal && secret_len == answer_len;
-}
-
-/* The inner hash, md5(password + user), as PostgreSQL keeps it. */
-static bool
-inner_hex(const char *user, const char *secret, char *hex)
-{
-    if (is_md5_secret(secret)) {
-        memcpy(hex, secret + 3, MD5_HEX_LEN + 1);
-        return true;
-    }
-    return md5_hex(secret, strlen(secret), user, strlen(user), hex);
-}
-
-bool
-scram_check_md5(const char *user, const char *secret, const uint8_t salt[4], const char *answer)
-{
-    char inner[MD5_HEX_LEN + 1];
-    char expected[3 + MD5_HEX_LEN + 1] = "md5";
-
-    if (scram_is_verifier(secret) || secret[0] == '\0') {
-        return false;
-    }
-    bool is_good = inner_hex(user, secret, inner) &&
-                   md5_hex(inner, MD5_HEX_LEN, salt, 4, expected + 3) &&
-                   is_equal_string(expected, answer);
-    explicit_bzero(inner, sizeof(inner));
-    explicit_bzero(expected, sizeof(expected));
-    return is_good;
-}
-
-bool
-scram_check_plain(const char *user, const char *secret, const char *answer)
-{
-    char hex[MD5_HEX_LEN + 1];
-
-    if (scram_is_verifier(secret) || secret[0] == '\0') {
-        return false;
-    }
-    if (!is_md5_secret(secret)) {
-        return is_equal_string(secret, answer);
-    }
-    bool is_good = md5_hex(answer, strlen(answer), user, strlen(user), hex) &&
-                   is_equal_string(secret + 3, hex);
-    explicit_bzero(hex, sizeof(hex));
-    return is_good;
 }

@@ -1,8 +1,8 @@
 /*
- * Proving who a client is: the server's role of SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL
- * documentation, "SASL Authentication"), and checks of md5 and plain answers. Bytes in, bytes or a
- * reason out. No PBKDF2 here: a verifier holds its result, so each call takes microseconds. Secrets
- * are wiped when their owner is freed.
+ * Proving who a client is: the server's role of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802,
+ * RFC 7677; PostgreSQL documentation, "SASL Authentication"). Bytes in, bytes or a reason out. No
+ * PBKDF2 here: a verifier holds its result, so each call takes microseconds. Secrets are wiped when
+ * their owner is freed.
  */
 #pragma once
 
@@ -15,6 +15,7 @@
 struct buf;
 
 #define SCRAM_MECHANISM "SCRAM-SHA-256"
+#define SCRAM_MECHANISM_PLUS "SCRAM-SHA-256-PLUS"
 
 enum
 {
@@ -22,6 +23,7 @@ enum
     SCRAM_SALT_MAX = 256,
     SCRAM_MESSAGE_MAX = 4096, /* longest message accepted from a client */
     SCRAM_ITERATIONS_MAX = 10000000,
+    SCRAM_BINDING_MAX = 64, /* of tls-server-end-point: a hash */
 };
 
 /* What is known about a user: pg_authid.rolpassword, a line of userlist.txt, or made up. */
@@ -61,6 +63,10 @@ struct scram;
  * that says it could bind the channel but saw no offer ('y') has met a man in the middle. */
 struct scram *scram_new(const struct scram_verifier *verifier, bool offers_plus);
 
+/* The client chose SCRAM-SHA-256-PLUS: it must bind the exchange to this channel, by
+ * "tls-server-end-point" (RFC 5929). Before scram_first(). */
+void scram_bind(struct scram *scram, const uint8_t *binding, size_t len);
+
 /* Wipes and frees. */
 void scram_free(struct scram **scram);
 
@@ -83,12 +89,3 @@ bool scram_final(struct scram *scram, const uint8_t *data, size_t len, struct bu
 /* ClientKey of a client that proved itself, SCRAM_KEY_LEN bytes, else NULL: logs in to a PostgreSQL
  * that has the same verifier (libpq's scram_client_key). Borrowed until scram_free(). */
 const uint8_t *scram_client_key(const struct scram *scram);
-
-/* Answer of a client to AuthenticationMD5Password with that salt. secret is the plaintext or
- * "md5...". */
-bool scram_check_md5(
-    const char *user, const char *secret, const uint8_t salt[4], const char *answer) must_check;
-
-/* Answer to AuthenticationCleartextPassword. secret is the plaintext or "md5..."; never a verifier,
- * which takes PBKDF2. */
-bool scram_check_plain(const char *user, const char *secret, const char *answer) must_check;

@@ -4,6 +4,8 @@
  */
 #include "wire/scram.h"
 
+#include "wire/password.h"
+
 #include "base/buf.h"
 #include "wire/base64.h"
 
@@ -553,26 +555,26 @@ test_md5_and_plain(void **state)
     static const char answer[] = "md59009ce60b9ca97f1e752376843d1309e";
 
     (void)state;
-    assert_true(scram_check_md5("ann", "secret", salt, answer));
-    assert_true(scram_check_md5("ann", hash, salt, answer));
-    assert_false(scram_check_md5("bob", "secret", salt, answer));
-    assert_false(scram_check_md5("ann", "Secret", salt, answer));
-    assert_false(scram_check_md5("ann", "secret", (const uint8_t *)"\1\2\3\5", answer));
-    assert_false(scram_check_md5("ann", "secret", salt, ""));
-    assert_false(scram_check_md5("ann", "secret", salt, hash));
-    assert_false(scram_check_md5("ann", "secret", salt, answer + 3));
-    assert_false(scram_check_md5("ann", verifier, salt, answer));
-    assert_false(scram_check_md5("ann", "", salt, answer));
+    assert_true(password_check_md5("ann", "secret", salt, answer));
+    assert_true(password_check_md5("ann", hash, salt, answer));
+    assert_false(password_check_md5("bob", "secret", salt, answer));
+    assert_false(password_check_md5("ann", "Secret", salt, answer));
+    assert_false(password_check_md5("ann", "secret", (const uint8_t *)"\1\2\3\5", answer));
+    assert_false(password_check_md5("ann", "secret", salt, ""));
+    assert_false(password_check_md5("ann", "secret", salt, hash));
+    assert_false(password_check_md5("ann", "secret", salt, answer + 3));
+    assert_false(password_check_md5("ann", verifier, salt, answer));
+    assert_false(password_check_md5("ann", "", salt, answer));
 
-    assert_true(scram_check_plain("ann", "secret", "secret"));
-    assert_true(scram_check_plain("ann", hash, "secret"));
-    assert_false(scram_check_plain("bob", hash, "secret"));
-    assert_false(scram_check_plain("ann", hash, hash)); /* the hash is not the password */
-    assert_false(scram_check_plain("ann", "secret", "secre"));
-    assert_false(scram_check_plain("ann", "secret", "secret2"));
-    assert_false(scram_check_plain("ann", "secret", ""));
-    assert_false(scram_check_plain("ann", "", ""));
-    assert_false(scram_check_plain("ann", verifier, verifier));
+    assert_true(password_check_plain("ann", "secret", "secret"));
+    assert_true(password_check_plain("ann", hash, "secret"));
+    assert_false(password_check_plain("bob", hash, "secret"));
+    assert_false(password_check_plain("ann", hash, hash)); /* the hash is not the password */
+    assert_false(password_check_plain("ann", "secret", "secre"));
+    assert_false(password_check_plain("ann", "secret", "secret2"));
+    assert_false(password_check_plain("ann", "secret", ""));
+    assert_false(password_check_plain("ann", "", ""));
+    assert_false(password_check_plain("ann", verifier, verifier));
 }
 
 int

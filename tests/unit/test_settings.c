@@ -95,12 +95,16 @@ test_values_and_errors(void **state)
             "must be one of session, transaction, statement (did you mean \"transaction\"?)"},
         {"pol_mode = session", "unknown key (did you mean \"pool_mode\"?)"},
         {"qwertz = 1", "E pgkeel.ini:4 qwertz: unknown key\n"},
-        {"auth_type = hba", "auth_type: not built yet"},
+        {"auth_type = pam", "auth_type: not built"},
+        {"auth_type = hba", "auth_type: hba needs auth_hba_file"},
+        {"auth_type = cert", "auth_type: cert needs client_tls_sslmode"},
         {"auth_type = md6", "(did you mean \"md5\"?)"},
-        {"auth_hba_file = x", "auth_hba_file: not built yet: without it"},
+        {"auth_type = hba\nauth_hba_file = /nowhere/hba", "/nowhere/hba:0 : No such file"},
         {"auth_user = x", "auth_user: not built yet: without it"},
         {"auth_query = x", "auth_query: not built yet: without it"},
-        {"client_tls_sslmode = verify-full", "client_tls_sslmode: not built yet"},
+        {"client_tls_sslmode = prefer", "needs client_tls_cert_file and client_tls_key_file"},
+        {"client_tls_sslmode = verify-full", "client_tls_sslmode: needs client_tls_ca_file"},
+        {"client_tls_sslmode = on", "must be one of disable, allow"},
         {"server_tls_sslmode = on", "must be one of disable, allow"},
         {"syslog_facility = moon", "must be one of auth, authpriv"},
         {"auth_file = /nonexistent", "cannot read \"/nonexistent\": No such file"},
@@ -135,12 +139,12 @@ static void
 test_known_keys_are_mentioned(void **state)
 {
     struct settings *settings =
-        load_good("[databases]\n*=\n[pgbouncer]\ndns_max_ttl = 5\nclient_tls_sslmode = prefer\n"
+        load_good("[databases]\n*=\n[pgbouncer]\ndns_max_ttl = 5\nclient_tls_dheparams = auto\n"
                   "auth_hba_file =\nserver_check_query = <empty>\n[peers]\n1 = host=x\n");
 
     (void)state;
     assert_non_null(strstr(findings, "I pgkeel.ini:4 dns_max_ttl: not needed: "));
-    assert_non_null(strstr(findings, "I pgkeel.ini:5 client_tls_sslmode: not needed: "));
+    assert_non_null(strstr(findings, "I pgkeel.ini:5 client_tls_dheparams: not needed: "));
     assert_non_null(strstr(findings, "I pgkeel.ini:8 peers: not needed: "));
     assert_null(strstr(findings, "E "));
     assert_string_equal(settings->server_check_query, "");

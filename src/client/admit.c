@@ -1,0 +1,205 @@
+/* Who must pass what. Called by client/login; calls conf/hba and net/tls. */
+#include "client/admit.h"
+
+#include "base/text.h"
+#include "conf/hba.h"
+#include "net/tls.h"
+
+#include <pwd.h>
+#include <string.h>
+#include <unistd.h>
+
+/* "10.0.0.7" of "10.0.0.7:5012", "::1" of "[::1]:5012". */
+static void
+peer_address(const struct client *client, char *to, size_t size)
+{
+    const char *peer = client->identity.peer;
+    const char *from = peer[0] == '[' ? peer + 1 : peer;
+    const char *end = peer[0] == '[' ? strchr(peer, ']') : strrchr(peer, ':');
+
+    snprintf(to, size, "%.*s", end != NULL ? (int)(end - from) : (int)strlen(from), from);
+}
+
+/* ---- names ---- */
+
+struct search
+{
+    const struct client *client;
+    const struct hba_rule *rule;
+    bool is_found;
+};
+
+static void
+try_name(void *arg, const char *name)
+{
+    struct search *search = arg;
+    const char *user = search->client->identity.user;
+
+    search->is_found = search->is_found || hba_maps(search->client->login->settings->hba,
+                                               search->rule, name, user);
+}
+
+static bool
+certificate_names_user(const struct client *client, const struct hba_rule *rule)
+{
+    struct search search = {client, rule, false};
+
+    if (tls_has_certificate(&client->stream)) {
+        tls_each_name(&client->stream, try_name, &search);
+    }
+    return search.is_found;
+}
+
+static bool
+system_names_user(const struct client *client, const struct hba_rule *rule)
+{
+    struct search search = {client, rule, false};
+    struct passwd entry, *found = NULL;
+    char buffer[4096];
+
+    if (client->identity.is_unix &&
+        getpwuid_r(client->identity.peer_uid, &entry, buffer, sizeof(buffer), &found) == 0 &&
+        found != NULL) {
+        try_name(&search, entry.pw_name);
+    }
+    return search.is_found;
+}
+
+/* ---- methods ---- */
+
+static enum method
+with_password(const struct login *login, enum method method)
+{
+    /* A verifier can be checked without the password ever being sent. */
+    return login->secret_kind == SECRET_SCRAM ? METHOD_SCRAM : method;
+}
+
+/* Trust asks for no password, but only users of the list are users. */
+static enum method
+trust(const struct client *client)
+{
+    return users_find(client->login->settings->userlist, client->identity.user) != NULL
+               ? METHOD_TRUST
+               : METHOD_PLAIN;
+}
+
+static bool
+refuse(const struct client *client, const char *words, struct fail *fail)
+{
+    const struct login *login = client->login;
+    char address[64] = "[local]";
+
+    if (!client->identity.is_unix) {
+        peer_address(client, address, sizeof(address));
+    }
+    const char *what = login->replication != NULL ? "replication connection from host" : "host";
+    const char *encryption = client->stream.ssl != NULL ? "SSL encryption" : "no encryption";
+    return fail_set(fail, "28000", "%s %s \"%s\", user \"%s\", database \"%s\", %s", words,
+        what, address, client->identity.user, client->identity.database, encryption);
+}
+
+static bool
+prove_by_name(struct client *client, bool is_proven, const char *method, struct fail *fail)
+{
+    client->login->method = METHOD_TRUST;
+    return is_proven || fail_set(fail, "28000", "%s authentication failed for user \"%s\"",
+                            method, client->identity.user);
+}
+
+static bool
+follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fail)
+{
+    struct login *login = client->login;
+
+    bool needs_certificate = rule->needs_certificate || rule->method == HBA_CERT;
+    if (needs_certificate && !tls_has_certificate(&client->stream)) {
+        return fail_set(fail, "28000", "connection requires a valid client certificate");
+    }
+    if (rule->needs_name && !certificate_names_user(client, rule)) {
+        return prove_by_name(client, false, "certificate", fail);
+    }
+    switch (rule->method) {
+    case HBA_TRUST:
+        login->method = METHOD_TRUST;
+        return users_find(login->settings->userlist, client->identity.user) != NULL ||
+               fail_set(fail, "28000", "role \"%s\" does not exist", client->identity.user);
+    case HBA_REJECT:
+        return refuse(client, "pg_hba.conf rejects connection for", fail);
+    case HBA_PLAIN:
+        login->method = with_password(login, METHOD_PLAIN);
+        return true;
+    case HBA_MD5:
+        login->method = with_password(login, METHOD_MD5);
+        return true;
+    case HBA_SCRAM:
+        login->method = METHOD_SCRAM;
+        return true;
+    case HBA_CERT:
+        return prove_by_name(client, certificate_names_user(client, rule), "certificate", fail);
+    case HBA_PEER:
+        return prove_by_name(client, system_names_user(client, rule), "Peer", fail);
+    case HBA_METHODS:
+        break;
+    }
+    return false;
+}
+
+static bool
+find_rule(struct client *client, struct fail *fail)
+{
+    const struct login *login = client->login;
+    char address[64];
+    struct hba_client who = {.database = client->identity.database,
+        .user = client->identity.user,
+        .address = client->identity.is_unix ? NULL : address,
+        .has_tls = client->stream.ssl != NULL,
+        .is_replication = login->replication != NULL &&
+                          strcmp(login->replication, "database") != 0};
+
+    peer_address(client, address, sizeof(address));
+    const struct hba_rule *rule = hba_find(login->settings->hba, &who);
+    return rule != NULL ? follow_rule(client, rule, fail)
+                        : refuse(client, "no pg_hba.conf entry for", fail);
+}
+
+bool
+admit_choose_method(struct client *client, struct fail *fail)
+{
+    static const struct hba_rule by_name = {.method = HBA_CERT};
+    struct login *login = client->login;
+    const char *name = client->identity.user;
+    const struct user *user = users_find(login->settings->userlist, name);
+    bool is_own_uid = login->is_console && login_is_console(name) && client->identity.is_unix &&
+                      client->identity.peer_uid == geteuid();
+
+    login->secret = user != NULL && user->secret[0] != '\0' ? user->secret : NULL;
+    login->secret_kind = user != NULL ? user->kind : SECRET_PLAIN;
+    if (is_own_uid) {
+        client->identity.is_admin = true;
+        login->method = METHOD_TRUST;
+        return true;
+    }
+    switch (login->settings->auth_type) {
+    case AUTH_TYPE_ANY:
+        login->method = METHOD_TRUST;
+        return true;
+    case AUTH_TYPE_TRUST:
+        login->method = trust(client);
+        return true;
+    case AUTH_TYPE_PLAIN:
+        login->method = with_password(login, METHOD_PLAIN);
+        return true;
+    case AUTH_TYPE_MD5:
+        login->method = with_password(login, METHOD_MD5);
+        return true;
+    case AUTH_TYPE_SCRAM:
+        login->method = METHOD_SCRAM;
+        return true;
+    case AUTH_TYPE_CERT:
+        return prove_by_name(
+            client, certificate_names_user(client, &by_name), "certificate", fail);
+    case AUTH_TYPE_HBA:
+        return find_rule(client, fail);
+    }
+    return false;
+}

@@ -1,0 +1,11 @@
+/*
+ * What a client must pass: by auth_type, or by the rules of auth_hba_file. What the system or the
+ * TLS session proves (peer, cert, clientcert) is checked here; passwords are client/login's.
+ */
+#pragma once
+
+#include "client/login.h"
+
+/* Sets the login's method and secret. False: the client is turned away; 28000 in PostgreSQL's
+ * words. */
+must_check bool admit_choose_method(struct client *client, struct fail *fail);
