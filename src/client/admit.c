@@ -74,13 +74,11 @@ with_password(const struct login *login, enum method method)
     return login->secret_kind == SECRET_SCRAM ? METHOD_SCRAM : method;
 }
 
-/* Trust asks for no password, but only users of the list are users. */
+/* Trust asks for no password, but only who is known is a user. */
 static enum method
 trust(const struct client *client)
 {
-    return users_find(client->login->settings->userlist, client->identity.user) != NULL
-               ? METHOD_TRUST
-               : METHOD_PLAIN;
+    return client->login->is_known ? METHOD_TRUST : METHOD_PLAIN;
 }
 
 static bool
@@ -121,7 +119,7 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
     switch (rule->method) {
     case HBA_TRUST:
         login->method = METHOD_TRUST;
-        return users_find(login->settings->userlist, client->identity.user) != NULL ||
+        return login->is_known ||
                fail_set(fail, "28000", "role \"%s\" does not exist", client->identity.user);
     case HBA_REJECT:
         return refuse(client, "pg_hba.conf rejects connection for", fail);
@@ -167,13 +165,9 @@ admit_choose_method(struct client *client, struct fail *fail)
 {
     static const struct hba_rule by_name = {.method = HBA_CERT};
     struct login *login = client->login;
-    const char *name = client->identity.user;
-    const struct user *user = users_find(login->settings->userlist, name);
-    bool is_own_uid = login->is_console && login_is_console(name) && client->identity.is_unix &&
-                      client->identity.peer_uid == geteuid();
+    bool is_own_uid = login->is_console && login_is_console(client->identity.user) &&
+                      client->identity.is_unix && client->identity.peer_uid == geteuid();
 
-    login->secret = user != NULL && user->secret[0] != '\0' ? user->secret : NULL;
-    login->secret_kind = user != NULL ? user->kind : SECRET_PLAIN;
     if (is_own_uid) {
         client->identity.is_admin = true;
         login->method = METHOD_TRUST;

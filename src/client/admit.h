@@ -6,6 +6,6 @@
 
 #include "client/login.h"
 
-/* Sets the login's method and secret. False: the client is turned away; 28000 in PostgreSQL's
- * words. */
+/* Sets the login's method; its secret is there. False: the client is turned away, with 28000 in
+ * PostgreSQL's words. */
 must_check bool admit_choose_method(struct client *client, struct fail *fail);

@@ -49,7 +49,8 @@ static const struct
         TO(CLIENT_LOGIN) | TO(CLIENT_VERIFYING) | TO(CLIENT_WELCOME) | TO(CLIENT_CONSOLE) |
             TO(CLIENT_IDLE) | END,
         NO_LIMIT, NULL},
-    [CLIENT_VERIFYING] = {"login", TO(CLIENT_LOGIN) | END, NO_LIMIT, NULL},
+    [CLIENT_VERIFYING] = {"login",
+        TO(CLIENT_LOGIN) | TO(CLIENT_WELCOME) | TO(CLIENT_IDLE) | END, NO_LIMIT, NULL},
     [CLIENT_WELCOME] = {"login", TO(CLIENT_IDLE) | TO(CLIENT_REPLICATING) | END, NO_LIMIT, NULL},
     [CLIENT_IDLE] = {"idle", TO(CLIENT_WAITING) | TO(CLIENT_PREPARING) | TO(CLIENT_ACTIVE) | END,
         offsetof(struct settings, client_idle_timeout), "client_idle_timeout"},

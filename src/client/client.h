@@ -26,6 +26,7 @@ struct deferred;
 struct helpers;
 struct listening;
 struct login;
+struct lookups;
 struct loss;
 struct session;
 struct tls;
@@ -72,6 +73,7 @@ struct crowds
     struct helpers *helpers;         /* borrows */
     const struct handler *console;   /* borrows */
     struct verifiers *verifiers;     /* owns: derived once per user */
+    struct lookups *lookups;         /* owns: what auth_query gave */
     uint8_t mock_secret[32];         /* of made-up verifiers */
     uint32_t key_mask;               /* hides slots in cancel keys */
     _Atomic int64_t max_client_conn; /* resolved: never 0 */

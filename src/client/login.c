@@ -13,6 +13,7 @@
 #include "client/admit.h"
 #include "client/params.h"
 #include "client/replication.h"
+#include "client/secrets.h"
 #include "client/verifiers.h"
 #include "client/welcome.h"
 #include "conf/users.h"
@@ -43,6 +44,7 @@ login_end(struct client *client)
     settings_release(&login->settings);
     vars_deinit(&login->wanted);
     free(login->replication);
+    text_wipe(&login->looked_up);
     explicit_bzero(login, sizeof(*login));
     free(login);
     client->login = NULL;
@@ -115,7 +117,9 @@ challenge_scram(struct client *client)
         start_scram(client, verifier);
         explicit_bzero(verifier, sizeof(verifier));
     } else {
-        client_become(client, CLIENT_VERIFYING);
+        if (client->state != CLIENT_VERIFYING) {
+            client_become(client, CLIENT_VERIFYING);
+        }
         stream_want_read(&client->stream, false);
         verifiers_derive(client, secret, on_verifier);
     }
@@ -144,6 +148,40 @@ challenge(struct client *client)
     }
     client_send(client, &buf);
     client_become(client, CLIENT_LOGIN);
+}
+
+bool
+login_go_on(struct client *client, struct fail *fail)
+{
+    if (!admit_choose_method(client, fail)) {
+        stats_add(METRIC_client_login_failures_total, 1);
+        return false;
+    }
+    if (client->login->method == METHOD_TRUST) {
+        return welcome_admit(client, fail);
+    }
+    challenge(client);
+    return true;
+}
+
+void
+login_resume(struct client *client, const struct fail *reason)
+{
+    struct fail fail;
+    uint8_t *data;
+    size_t len;
+
+    if (reason != NULL) {
+        client_reject(client, reason);
+        return;
+    }
+    stream_want_read(&client->stream, true);
+    if (!login_go_on(client, &fail)) {
+        client_reject(client, &fail);
+    } else if (client->state == CLIENT_LOGIN &&
+               stream_kept(&client->stream, &data, &len) == STREAM_OK) {
+        take_packets(client, data, len);
+    }
 }
 
 /* ---- first packets ---- */
@@ -175,15 +213,7 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     }
     startup_add_negotiation(startup, &buf);
     client_send(client, &buf);
-    if (!admit_choose_method(client, fail)) {
-        stats_add(METRIC_client_login_failures_total, 1);
-        return false;
-    }
-    if (login->method == METHOD_TRUST) {
-        return welcome_admit(client, fail);
-    }
-    challenge(client);
-    return true;
+    return secrets_find(client) == SECRETS_ASKED || login_go_on(client, fail);
 }
 
 static void
@@ -308,6 +338,7 @@ static bool
 wrong_password(struct client *client, struct fail *fail)
 {
     stats_add(METRIC_client_login_failures_total, 1);
+    secrets_forget(client);
     return fail_set(
         fail, "28P01", "password authentication failed for user \"%s\"", client->identity.user);
 }

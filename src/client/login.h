@@ -24,8 +24,10 @@ enum method
 struct login
 {
     enum method method;
-    const char *secret; /* borrows from settings; NULL: unknown user */
+    bool is_known;      /* the user exists */
+    const char *secret; /* borrows from settings or looked_up; NULL: none that can be checked */
     enum secret_kind secret_kind;
+    char *looked_up; /* owns, wiped: what auth_query gave */
     struct settings *settings; /* holds: the secret's home */
     struct scram *scram;       /* owns */
     bool offers_plus;          /* SCRAM-SHA-256-PLUS too, with this data of the channel: */
@@ -42,6 +44,13 @@ struct login
 bool login_is_console(const char *name);
 
 void login_on_event(struct client *client, unsigned what);
+
+/* Where the secret comes from is known now: goes on with the method that must be passed. False: the
+ * client is turned away. */
+must_check bool login_go_on(struct client *client, struct fail *fail);
+
+/* The same after a helper was asked: bytes that came meanwhile are taken. */
+void login_resume(struct client *client, const struct fail *fail);
 
 /* Frees what only the login needed, secrets wiped. */
 void login_end(struct client *client);

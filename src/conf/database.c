@@ -13,6 +13,23 @@
 #include <ctype.h>
 #include <strings.h>
 
+/* Ours, of any text. */
+static const struct
+{
+    const char *name;
+    size_t offset;
+} text_keys[] = {
+    {"connect_query", offsetof(struct database, connect_query)},
+    {"auth_user", offsetof(struct database, auth_user)},
+    {"auth_query", offsetof(struct database, auth_query)},
+    {"auth_dbname", offsetof(struct database, auth_dbname)},
+};
+
+enum
+{
+    TEXTS = sizeof(text_keys) / sizeof(text_keys[0])
+};
+
 /* What is being put together; the arrays have room for all keywords and the NULL. */
 struct draft
 {
@@ -20,7 +37,8 @@ struct draft
     const struct raw_database *raw;
     struct database_entry *entry; /* owns until it is added to the settings */
     size_t count;                 /* of keywords */
-    char *dbname, *user, *password, *connect_query; /* own, until the entry does */
+    char *dbname, *user, *password; /* own, until the entry does */
+    char *texts[TEXTS];             /* the same, as text_keys[] */
     struct buf options;           /* what datestyle and timezone add to libpq's options */
     bool has_failed;
 };
@@ -270,13 +288,17 @@ take_special(struct draft *draft, const char *key, const char *value)
 {
     const struct known *known = known_find(key);
 
+    for (int i = 0; i < TEXTS; i++) {
+        if (strcmp(text_keys[i].name, key) == 0) {
+            free(draft->texts[i]);
+            draft->texts[i] = value[0] == '\0' ? NULL : mem_string(value);
+            return;
+        }
+    }
     if (known != NULL) {
         if (known_refuses(known, value)) {
             complain(draft, SETTINGS_ERROR, key, "%s", known->text);
         }
-    } else if (strcmp(key, "connect_query") == 0) {
-        free(draft->connect_query);
-        draft->connect_query = value[0] == '\0' ? NULL : mem_string(value);
     } else if (strcmp(key, "load_balance_hosts") != 0) {
         add_option(draft, key, value);
     } else if (strcmp(value, "random") == 0) {
@@ -459,7 +481,9 @@ draft_free(struct draft *draft)
     text_wipe(&draft->dbname);
     text_wipe(&draft->user);
     text_wipe(&draft->password);
-    free(draft->connect_query);
+    for (int i = 0; i < TEXTS; i++) {
+        free(draft->texts[i]);
+    }
     database_free(&draft->entry);
 }
 
@@ -490,7 +514,10 @@ finish(struct draft *draft)
     database->dbname = draft->dbname;
     database->user = draft->user;
     database->password = draft->password;
-    database->connect_query = draft->connect_query;
+    for (int i = 0; i < TEXTS; i++) {
+        *(char **)((char *)database + text_keys[i].offset) = draft->texts[i];
+        draft->texts[i] = NULL;
+    }
     const char *host = keyword_value(draft, "host");
     const char *port = keyword_value(draft, "port");
     host = host == NULL ? keyword_value(draft, "hostaddr") : host;
@@ -548,7 +575,9 @@ database_free(struct database_entry **entry)
     free((char *)database->user);
     free((char *)database->host);
     free((char *)database->port);
-    free((char *)database->connect_query);
+    for (int i = 0; i < TEXTS; i++) {
+        free(*(char **)((char *)database + text_keys[i].offset));
+    }
     free((char *)database->identity);
     free(*entry);
     *entry = NULL;

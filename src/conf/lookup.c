@@ -252,6 +252,31 @@ settings_query_wait_timeout(
 }
 
 const char *
+settings_auth_user(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+
+    return d != NULL && d->auth_user != NULL ? d->auth_user : settings->auth_user;
+}
+
+const char *
+settings_auth_query(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+
+    return d != NULL && d->auth_query != NULL ? d->auth_query : settings->auth_query;
+}
+
+const char *
+settings_auth_dbname(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+    const char *name = d != NULL && d->auth_dbname != NULL ? d->auth_dbname : settings->auth_dbname;
+
+    return name[0] != '\0' ? name : database;
+}
+
+const char *
 settings_connect_query(const struct settings *settings, const char *database)
 {
     const struct database *d = settings_find_database(settings, database);

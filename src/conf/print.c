@@ -87,6 +87,14 @@ print_pair(const char *key, const char *value, FILE *to)
 }
 
 static void
+print_text(const char *key, const char *value, FILE *to)
+{
+    if (value != NULL) {
+        print_pair(key, value, to);
+    }
+}
+
+static void
 print_limit(const char *key, int64_t value, FILE *to)
 {
     if (value != NOT_SET) {
@@ -124,9 +132,10 @@ print_database(const struct database *database, const char *lead, FILE *to)
                          strstr(database->keywords[i], "scram_") != NULL;
         print_pair(database->keywords[i], is_secret ? "***" : database->values[i], to);
     }
-    if (database->connect_query != NULL) {
-        print_pair("connect_query", database->connect_query, to);
-    }
+    print_text("connect_query", database->connect_query, to);
+    print_text("auth_user", database->auth_user, to);
+    print_text("auth_query", database->auth_query, to);
+    print_text("auth_dbname", database->auth_dbname, to);
     if (database->pool_mode != NOT_SET) {
         print_pair("pool_mode", key_word(KIND_POOL_MODE, database->pool_mode), to);
     }
@@ -179,6 +188,7 @@ static const char ini_top[] =
     ";* = host=db.example.org\n"
     "; Of pgkeel: pool_size min_pool_size reserve_pool_size pool_mode max_db_connections\n"
     ";   max_db_client_connections server_lifetime query_wait_timeout connect_query\n"
+    ";   auth_user auth_query auth_dbname\n"
     ";   datestyle timezone. user and password, when given, hold for every client.\n";
 
 static const char ini_users[] =

@@ -95,7 +95,8 @@ struct database
     const char *user;          /* forced for every client, or NULL */
     const char *password;      /* secret, or NULL */
     const char *host, *port;   /* for people: "" when libpq decides */
-    const char *connect_query; /* or NULL */
+    const char *connect_query; /* or NULL, as the next three */
+    const char *auth_user, *auth_query, *auth_dbname;
     const char
         *identity; /* differs when anything that concerns connecting differs; no secret in clear */
     int64_t pool_size, min_pool_size, reserve_pool_size, max_db_connections,
@@ -168,6 +169,11 @@ int64_t settings_client_idle_timeout(const struct settings *settings, const char
 /* libpq's target_session_attrs of its connection string; "any" when it has none. */
 const char *settings_session_attributes(const struct settings *settings, const char *database);
 const char *settings_connect_query(const struct settings *settings, const char *database);
+
+/* How users of the database are looked up; the user is "" when they are not. */
+const char *settings_auth_user(const struct settings *settings, const char *database);
+const char *settings_auth_query(const struct settings *settings, const char *database);
+const char *settings_auth_dbname(const struct settings *settings, const char *database);
 
 /* Whether the name is in a list like admin_users: "ann, bob". */
 bool settings_lists(const char *list, const char *name);

@@ -51,8 +51,8 @@ users_free(struct users **users)
     *users = NULL;
 }
 
-static enum secret_kind
-kind_of(const char *secret)
+enum secret_kind
+users_kind(const char *secret)
 {
     if (scram_is_verifier(secret)) {
         return SECRET_SCRAM;
@@ -87,7 +87,7 @@ users_add(struct users *users, const char *name, const char *secret)
     entry->secret = mem_string(secret);
     entry->user.name = entry->name;
     entry->user.secret = entry->secret;
-    entry->user.kind = kind_of(secret);
+    entry->user.kind = users_kind(secret);
 }
 
 const struct user *

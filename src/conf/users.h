@@ -37,3 +37,6 @@ void users_add(struct users *users, const char *name, const char *secret);
 
 const struct user *users_find(const struct users *users, const char *name);
 size_t users_count(const struct users *users);
+
+/* What a secret is. */
+enum secret_kind users_kind(const char *secret);

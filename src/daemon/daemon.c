@@ -17,6 +17,7 @@
 #include "daemon/process.h"
 #include "daemon/worker.h"
 #include "net/tls.h"
+#include "pool/lookup.h"
 #include "pool/pools.h"
 
 #include <errno.h>
@@ -420,6 +421,7 @@ make_workers(struct daemon *daemon)
     daemon->crowds.helpers = daemon->helpers;
     daemon->crowds.console = daemon->options.console;
     daemon->crowds.verifiers = verifiers_new();
+    daemon->crowds.lookups = lookups_new();
     ensure(getrandom(daemon->crowds.mock_secret, sizeof(daemon->crowds.mock_secret), 0) ==
            sizeof(daemon->crowds.mock_secret));
     ensure(getrandom(&daemon->crowds.key_mask, sizeof(daemon->crowds.key_mask), 0) ==
@@ -551,6 +553,7 @@ daemon_free(struct daemon **pointer)
     free(daemon->pool_workers);
     free(daemon->crowds.all);
     verifiers_free(&daemon->crowds.verifiers);
+    lookups_free(&daemon->crowds.lookups);
     settings_release(&daemon->settings);
     tls_release(&daemon->tls);
     process_remove_pid();

@@ -8,6 +8,7 @@
 #include "conf/settings.h"
 #include "conf/users.h"
 #include "pool/dial.h"
+#include "pool/lookup.h"
 #include "pool/pools.h"
 #include "pool/scrub.h"
 
@@ -72,7 +73,9 @@ on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
 static const char *
 pool_password(const struct settings *settings, const struct database *database, const char *user)
 {
-    if (database->password != NULL) {
+    bool is_its_own = database->user == NULL || strcmp(database->user, user) == 0;
+
+    if (database->password != NULL && is_its_own) {
         return database->password;
     }
     const struct user *entry = users_find(settings->userlist, user);
@@ -96,28 +99,34 @@ add(struct conninfo *conninfo, const char *keyword, const char *value)
     conninfo->keywords[conninfo->count] = conninfo->values[conninfo->count] = NULL;
 }
 
-/* Of the pool's database; false with the reason when the settings have none. */
+/* Of this database and user; false with the reason when the settings have none. */
 static bool
-read_database(const struct pool_side *side, struct conninfo *conninfo, struct fail *fail)
+read_database(const struct settings *settings, const char *name, const char *user,
+    struct conninfo *conninfo, struct fail *fail)
 {
-    const struct settings *settings = side->worker->settings;
-    const struct pool *pool = side->pool;
-    const struct database *database = settings_find_database(settings, pool->database);
+    const struct database *database = settings_find_database(settings, name);
 
     if (database == NULL) {
-        return fail_set(fail, "3D000", "database \"%s\" does not exist", pool->database);
+        return fail_set(fail, "3D000", "database \"%s\" does not exist", name);
     }
     /* libpq takes the first of two equal keywords as overwritten by the second, so ours go last. */
     for (int i = 0; database->keywords[i] != NULL && i < DIAL_PARAMS_MAX - DIAL_PARAMS_OWN; i++) {
         add(conninfo, database->keywords[i], database->values[i]);
     }
-    add(conninfo, "user", pool->user);
-    add(conninfo, "dbname", database->dbname != NULL ? database->dbname : pool->database);
-    const char *password = pool_password(settings, database, pool->user);
+    add(conninfo, "user", user);
+    add(conninfo, "dbname", database->dbname != NULL ? database->dbname : name);
+    const char *password = pool_password(settings, database, user);
     if (password != NULL) {
         add(conninfo, "password", password);
     }
     return true;
+}
+
+static bool
+read_pool(const struct pool_side *side, struct conninfo *conninfo, struct fail *fail)
+{
+    return read_database(
+        side->worker->settings, side->pool->database, side->pool->user, conninfo, fail);
 }
 
 static void
@@ -137,7 +146,7 @@ pool_dial(struct pool_side *side)
     struct conninfo conninfo = {0};
     struct fail fail;
 
-    if (!read_database(side, &conninfo, &fail)) {
+    if (!read_pool(side, &conninfo, &fail)) {
         pool_dial_failed(side, &fail);
         pool_backend_gone(side);
         return;
@@ -156,12 +165,33 @@ pool_dial_apart(struct pool_side *side, const struct vars *extra,
     const char *keyword, *value;
     uint32_t cursor = 0;
 
-    if (!read_database(side, &conninfo, fail)) {
+    if (!read_pool(side, &conninfo, fail)) {
         return false;
     }
     while (vars_next(extra, &cursor, &keyword, &value)) {
         add(&conninfo, keyword, value);
     }
     start(side, &conninfo, result);
+    return true;
+}
+
+bool
+connect_lookup(const struct settings *settings, const char *database,
+    struct lookup_request *request, struct fail *fail)
+{
+    struct conninfo conninfo = {0};
+    const char *user = settings_auth_user(settings, database);
+    const char *where = settings_auth_dbname(settings, database);
+
+    if (!read_database(settings, where, user, &conninfo, fail)) {
+        return false;
+    }
+    /* Nothing that anybody's session brings is ever said on this connection. */
+    add(&conninfo, "application_name", "pgkeel: looks up users");
+    request->keywords = conninfo.keywords;
+    request->values = conninfo.values;
+    request->query = settings_auth_query(settings, database);
+    request->timeout_us = settings->server_connect_timeout;
+    lookup_start(request);
     return true;
 }

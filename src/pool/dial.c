@@ -203,6 +203,32 @@ connect_now(struct dial *dial)
     return true;
 }
 
+struct pg_conn *
+dial_now(const struct dial_request *request, int64_t deadline_us, int stop_fd, struct fail *fail)
+{
+    struct dial dial = {.deadline_us = deadline_us, .stop_fd = stop_fd};
+
+    for (int i = 0; request->keywords[i] != NULL; i++) {
+        ensure(i < PARAMS_MAX);
+        dial.keywords[i] = (char *)request->keywords[i];
+        dial.values[i] = (char *)request->values[i];
+    }
+    if (!connect_now(&dial)) {
+        *fail = dial.fail;
+        PQfinish(dial.conn);
+        return NULL;
+    }
+    return dial.conn;
+}
+
+bool
+dial_wait(struct pg_conn *conn, int64_t deadline_us, int stop_fd)
+{
+    struct dial dial = {.deadline_us = deadline_us, .stop_fd = stop_fd, .conn = conn};
+
+    return wait_for(&dial, PGRES_POLLING_READING);
+}
+
 static void
 report(void *arg)
 {

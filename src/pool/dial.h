@@ -33,6 +33,15 @@ struct dial_request
     struct dial_result result;
 };
 
+/* Dials here and now, in a helper thread; the request's result is not used. stop_fd: of the
+ * helpers. NULL with the reason. */
+struct pg_conn *dial_now(
+    const struct dial_request *request, int64_t deadline_us, int stop_fd, struct fail *fail);
+
+/* In a helper thread: waits until this connection can be read. False with errno: ETIMEDOUT or
+ * ECANCELED. */
+must_check bool dial_wait(struct pg_conn *conn, int64_t deadline_us, int stop_fd);
+
 /* Starts dialling. */
 void dial_start(const struct dial_request *request);
 

@@ -78,7 +78,7 @@ test_bad_connection_strings(void **state)
         {"pool_size=x", "pool_size: must be a whole number"},
         {"pool_size=-2", "pool_size: must be between 0"},
         {"pool_mode=x", "pool_mode: must be one of"},
-        {"auth_user=x", "auth_user: not built yet"},
+        {"auth_ldap_options=x", "auth_ldap_options: unknown key"},
         {"gssencmode=prefer", "gssencmode: must be disable"},
         {"load_balance_hosts=x", "must be one of disable, random"},
         {"postgresql://u:p%zz@h/d", "E pgkeel.ini:2 a: invalid percent-encoded token\n"},

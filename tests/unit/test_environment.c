@@ -50,7 +50,8 @@ test_bad_environment(void **state)
         {"DATABASE_URL=postgresql://h:1", "E DATABASE_URL : names neither a database nor a user"},
         {"DATABASE_URL_FILE=/nonexistent", "E environment DATABASE_URL_FILE: cannot read"},
         {"PGKEEL_LISTEN_PORT=x", "E environment PGKEEL_LISTEN_PORT listen_port: must be"},
-        {"PGKEEL_AUTH_USER=x", "E environment PGKEEL_AUTH_USER auth_user: not built yet"},
+        {"PGKEEL_AUTH_LDAP_OPTIONS=x",
+            "E environment PGKEEL_AUTH_LDAP_OPTIONS auth_ldap_options: not built yet"},
         {"PGKEEL_LISTEN_PORT_FILE=/nonexistent", "PGKEEL_LISTEN_PORT_FILE: cannot read"},
         {"DATABASE_URL=", "E environment : no database is configured"},
     };

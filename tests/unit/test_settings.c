@@ -100,8 +100,6 @@ test_values_and_errors(void **state)
         {"auth_type = cert", "auth_type: cert needs client_tls_sslmode"},
         {"auth_type = md6", "(did you mean \"md5\"?)"},
         {"auth_type = hba\nauth_hba_file = /nowhere/hba", "/nowhere/hba:0 : No such file"},
-        {"auth_user = x", "auth_user: not built yet: without it"},
-        {"auth_query = x", "auth_query: not built yet: without it"},
         {"client_tls_sslmode = prefer", "needs client_tls_cert_file and client_tls_key_file"},
         {"client_tls_sslmode = verify-full", "client_tls_sslmode: needs client_tls_ca_file"},
         {"client_tls_sslmode = on", "must be one of disable, allow"},

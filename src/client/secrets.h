@@ -1,0 +1,18 @@
+/*
+ * Where the secret of a client's user comes from: auth_file, or PostgreSQL itself (auth_user,
+ * auth_query; pool/lookup).
+ */
+#pragma once
+
+#include "client/login.h"
+
+enum secrets
+{
+    SECRETS_FOUND, /* as far as there is one: the user may be unknown */
+    SECRETS_ASKED, /* login_resume() follows */
+};
+
+enum secrets secrets_find(struct client *client);
+
+/* It did not fit: the next client asks again. */
+void secrets_forget(struct client *client);
