@@ -29,6 +29,9 @@ fuzz_exchange(const char *first, const uint8_t *final, size_t final_len, bool of
 
     ensure(scram_verifier_parse(verifier_text, &verifier));
     struct scram *scram = scram_new(&verifier, offers_plus);
+    if (offers_plus && final_len % 2 == 1) {
+        scram_bind(scram, verifier.stored_key, sizeof(verifier.stored_key));
+    }
     if (scram_first_with_nonce(scram, nonce, first, &reply, &fail)) {
         ensure(buf_len(&reply) < SCRAM_MESSAGE_MAX);
         buf_clear(&reply);
