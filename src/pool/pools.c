@@ -176,8 +176,6 @@ configure_locked(struct pools *pools, struct pool *pool, const struct settings *
     pool->shared.identity = mem_string(identity);
     place_locked(pools, pool, database);
     endpoint_limit(pool->shared.endpoint, (int)settings->server_max_logins);
-    pool->ledger.share.quotas[0] = find_quota_locked(pools, 'd', pool->database);
-    pool->ledger.share.quotas[1] = find_quota_locked(pools, 'u', pool->user);
     quota_set_limit(
         pool->ledger.share.quotas[0], (int)settings_max_db_connections(settings, pool->database));
     quota_set_limit(
@@ -207,6 +205,8 @@ add_pool_locked(
             TAILQ_INIT(&pool->sides[i].in[state]);
         }
     }
+    pool->ledger.share.quotas[0] = find_quota_locked(pools, 'd', pool->database);
+    pool->ledger.share.quotas[1] = find_quota_locked(pools, 'u', pool->user);
     configure_locked(pools, pool, settings);
     HASH_ADD_KEYPTR(hh, pools->shared.all, pool->database, key_len, pool);
     return pool;

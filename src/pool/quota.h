@@ -30,7 +30,7 @@ struct quota
 /* A pool's share; embedded in its ledger. */
 struct share
 {
-    struct quota *quotas[2];       /* borrow: of the database, of the user; or NULL */
+    struct quota *quotas[2];       /* borrow: of the database, of the user; or NULL; never change */
     LIST_ENTRY(share) links[2];    /* in the lists of those quotas */
     bool is_listed[2];
     int used;
