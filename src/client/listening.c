@@ -229,27 +229,6 @@ on_heard(struct pool_worker *worker, uint64_t ticket, uint32_t serial)
     }
 }
 
-/* From here on the herald tells of these channels. */
-static void
-cross(struct pool_worker *worker, const char *mark)
-{
-    uint64_t ticket;
-    uint32_t serial;
-    int index;
-
-    if (sscanf(mark, "%d/%" SCNx64 "/%" SCNx32, &index, &ticket, &serial) != 3 ||
-        index != worker->index) {
-        return;
-    }
-    struct client *client = find_client(worker, ticket);
-    for (unsigned i = 0; client != NULL && i < client->baggage->listening->count; i++) {
-        struct channel *channel = &client->baggage->listening->channels[i];
-        if (channel->serial == serial) {
-            channel->teller = TELLER_HERALD;
-        }
-    }
-}
-
 static bool
 is_of(const struct listening *listening, const char *database)
 {
@@ -257,6 +236,43 @@ is_of(const struct listening *listening, const char *database)
 
     return client->state < CLIENT_CLOSING &&
            strcmp(client->lease.side->pool->database, database) == 0;
+}
+
+/* Whose mark, and of which move. */
+struct mark
+{
+    int worker;
+    uint64_t ticket;
+    uint32_t serial;
+};
+
+static bool
+read_mark(const char *payload, struct mark *out)
+{
+    return sscanf(payload, "%d/%" SCNx64 "/%" SCNx32, &out->worker, &out->ticket, &out->serial) ==
+           3;
+}
+
+/* From here on the herald tells of these channels. Another herald, of another name of the same
+ * database, may be elsewhere in the queue. */
+static void
+cross(struct pool_worker *worker, const char *database, const char *payload)
+{
+    struct mark mark;
+
+    if (!read_mark(payload, &mark) || mark.worker != worker->index) {
+        return;
+    }
+    struct client *client = find_client(worker, mark.ticket);
+    if (client == NULL || !is_of(client->baggage->listening, database)) {
+        return;
+    }
+    for (unsigned i = 0; i < client->baggage->listening->count; i++) {
+        struct channel *channel = &client->baggage->listening->channels[i];
+        if (channel->serial == mark.serial) {
+            channel->teller = TELLER_HERALD;
+        }
+    }
 }
 
 static void
@@ -271,7 +287,7 @@ on_news(struct pool_worker *worker, const char *database, const uint8_t *data, s
         reader_u32(&reader);
         const char *name = reader_string(&reader);
         if (strcmp(name, channels_marker()) == 0) {
-            cross(worker, reader_string(&reader));
+            cross(worker, database, reader_string(&reader));
             continue;
         }
         TAILQ_FOREACH (listening, &crowd->listening, link) {
@@ -425,6 +441,29 @@ listening_moves_on(struct client *client)
     return LISTENING_MOVED;
 }
 
+/* The backend tells of the marks of all who move in this database: which is this client's? */
+static bool
+is_own_mark(const struct listening *listening, const char *payload)
+{
+    const struct client *client = listening->client;
+    struct mark mark;
+
+    return read_mark(payload, &mark) && mark.worker == client->crowd->pool.index &&
+           mark.ticket == client->ticket && mark.serial == listening->serial;
+}
+
+/* Its notifications are the herald's from here on. */
+static void
+pass_mark(struct listening *listening)
+{
+    listening->is_past_mark = true;
+    for (unsigned i = 0; i < listening->count; i++) {
+        struct channel *channel = &listening->channels[i];
+        bool is_left = channel->teller == TELLER_BACKEND;
+        channel->teller = is_left ? TELLER_NOBODY : channel->teller;
+    }
+}
+
 /* A notification of the backend; true: it is not for the client. */
 static bool
 takes_notification(struct listening *listening, const struct message *message)
@@ -434,11 +473,8 @@ takes_notification(struct listening *listening, const struct message *message)
     reader_u32(&reader);
     const char *name = reader_string(&reader);
     if (strcmp(name, channels_marker()) == 0) {
-        listening->is_past_mark = listening->move == MOVE_MARKS;
-        for (unsigned i = 0; i < listening->count && listening->is_past_mark; i++) {
-            struct channel *channel = &listening->channels[i];
-            bool is_left = channel->teller == TELLER_BACKEND;
-            channel->teller = is_left ? TELLER_NOBODY : channel->teller;
+        if (listening->move == MOVE_MARKS && is_own_mark(listening, reader_string(&reader))) {
+            pass_mark(listening);
         }
         return true;
     }

@@ -8,6 +8,7 @@ import pytest
 
 from harness import Closed, wait_until
 from harness import wire as w
+from harness.meddler import Meddler
 
 PID = "SELECT pg_backend_pid()"
 HERALD = "application_name = 'pgkeel: listens for clients'"
@@ -403,3 +404,85 @@ def test_storm_of_coming_and_going(postgres, start_pooler):
                 assert body[4:] == b"done\x001\0"
                 break
     assert re.search("listens for clients", pool.log())
+
+
+# ---- the move
+
+class Mover:
+    """An edit of a Meddler: what a backend says of its own mark goes through `at_mark(link, message)`; of a herald's, through `at_herald`."""
+
+    def __init__(self, at_mark=None, at_herald=None):
+        self.at_mark, self.at_herald, self.marks = at_mark, at_herald, 0
+
+    def __call__(self, link, kind, body):
+        message = w.message(kind, body)
+        if kind == b"C":
+            link.tag = body
+        if kind != b"A" or not body[4:].startswith(b"pgkeel_"):
+            return message
+        if getattr(link, "tag", b"") == b"NOTIFY\0":
+            self.marks += 1
+            return self.at_mark(link, message) if self.at_mark else message
+        return self.at_herald(link, message) if self.at_herald else message
+
+
+@pytest.fixture
+def meddled(start_pooler):
+    """meddled(server, edit, **settings): a pgkeel behind a Meddler."""
+    with contextlib.ExitStack() as stack:
+        def make(server, edit, **settings):
+            relay = stack.enter_context(Meddler(server.port, edit))
+            return start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, admin_users="app",
+                                **{"server_tls_sslmode": "disable", "default_pool_size": "2", **settings})
+        yield make
+
+
+def test_mark_of_another_client_does_not_end_what_the_backend_tells(postgres, meddled):
+    """All who move at a time hear each other's marks: only the own one counts."""
+    def after_another(_, mark):
+        sender, rest = mark[5:9], mark[9:]
+        channel = rest[:rest.index(b"\0") + 1]
+        return w.message(b"A", sender + channel + b"0/7fffffff/1\0") + w.message(b"A", sender + b"news\0before\0") + mark
+
+    mover = Mover(after_another)
+    pool = meddled(postgres, mover)
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        assert mover.marks == 1
+        assert notified(wire) == ("news", "before")
+
+
+def test_mark_of_another_name_of_the_database_moves_nobody(postgres, start_pooler):
+    """Both names have a listening connection, which hear the same marks, each at its own time."""
+    is_over = threading.Event()
+
+    def edit(link, kind, body):
+        if kind == b"A" and body.endswith(b"news\0late\0") and link.tag == b"LISTEN\0":
+            is_over.wait(10)  # the listening connection of this name
+        if kind == b"C" and body == b"COMMIT\0":
+            notify(postgres, "news", "late")
+        if kind == b"C":
+            link.tag = body
+        return w.message(kind, body)
+
+    with Meddler(postgres.port, edit) as relay:
+        pool = start_pooler(databases={"one": f"host=127.0.0.1 port={relay.port} dbname=app",
+                                       "two": f"host=127.0.0.1 port={postgres.port} dbname=app"},
+                            server_tls_sslmode="disable", admin_users="app", default_pool_size="1")
+        with pool.wire(db="one") as first, pool.wire(db="two") as other, pool.wire(db="one") as wire:
+            first.query("LISTEN news")
+            other.query("LISTEN news")
+            wait_moved(pool)
+            wire.query("BEGIN")
+            wire.query("LISTEN news")
+            wire.send_raw(w.query("COMMIT"))
+            wire.recv_until(b"Z")
+            assert notified(wire) == ("news", "late")
+            wait_moved(pool)
+            assert notified(other) == ("news", "late")
+            time.sleep(0.2)
+            is_over.set()
+            assert notified(first) == ("news", "late")
+            notify(postgres, "news", "2")
+            assert notified(wire) == ("news", "2")
