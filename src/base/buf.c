@@ -76,6 +76,17 @@ buf_add_string(struct buf *buf, const char *string)
     buf_add(buf, string, strlen(string) + 1);
 }
 
+bool
+buf_has_string(const struct buf *buf, const char *string)
+{
+    const char *at = (const char *)buf_head(buf), *end = at + buf_len(buf);
+
+    while (at < end && strcmp(at, string) != 0) {
+        at += strlen(at) + 1;
+    }
+    return at < end;
+}
+
 void
 buf_print(struct buf *buf, const char *format, ...)
 {

@@ -44,6 +44,9 @@ void buf_add_u16(struct buf *buf, uint16_t value);        /* network order */
 void buf_add_u32(struct buf *buf, uint32_t value);        /* network order */
 void buf_add_string(struct buf *buf, const char *string); /* with its zero byte */
 
+/* Whether a string is among those that were added so, and nothing else. */
+bool buf_has_string(const struct buf *buf, const char *string);
+
 /* printf into the buffer, without a zero byte at the end. */
 __attribute__((format(printf, 2, 3))) void buf_print(struct buf *buf, const char *format, ...);
 

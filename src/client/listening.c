@@ -3,8 +3,10 @@
 
 #include "base/mem.h"
 #include "base/stats.h"
+#include "client/provide.h"
 #include "client/relay.h"
 #include "client/session.h"
+#include "client/unlisten.h"
 #include "pool/channels.h"
 #include "pool/herald.h"
 #include "pool/pools.h"
@@ -50,11 +52,7 @@ struct listening
     enum move move;
     uint32_t serial;   /* of the latest move */
     bool is_past_mark; /* the backend's notifications are behind it */
-    struct buf unlistened; /* owns: channels that a text is going to leave, each with its zero */
-    bool leaves_all;       /* it leaves all */
-    bool has_left;         /* PostgreSQL said so, and since the last boundary nothing that takes it
-                            * back: */
-    bool is_doubtful;
+    struct unlisten unlisten;
     bool owes_warning;     /* its backend was lost before the herald listened */
     struct buf queue; /* owns: what waits for a boundary */
 };
@@ -120,7 +118,7 @@ listening_end(struct client *client)
         drop(listening, &listening->channels[0]);
     }
     TAILQ_REMOVE(&client->crowd->listening, listening, link);
-    buf_deinit(&listening->unlistened);
+    unlisten_forget(&listening->unlisten);
     buf_deinit(&listening->queue);
     free(listening->channels);
     free(listening);
@@ -339,17 +337,6 @@ listening_init(struct crowd *crowd)
 
 /* ---- moving ---- */
 
-static bool
-has_name(const struct buf *names, const char *name)
-{
-    const char *at = (const char *)buf_head(names), *end = at + buf_len(names);
-
-    while (at < end && strcmp(at, name) != 0) {
-        at += strlen(at) + 1;
-    }
-    return at < end;
-}
-
 static void
 start_move(struct client *client, const struct buf *channels)
 {
@@ -376,7 +363,7 @@ listening_looked(struct client *client, const struct buf *channels, bool may_mov
 
     for (unsigned i = 0; listening != NULL && i < listening->count; i++) {
         struct channel *channel = &listening->channels[i];
-        if (channel->teller == TELLER_BACKEND && !has_name(channels, channel->name)) {
+        if (channel->teller == TELLER_BACKEND && !buf_has_string(channels, channel->name)) {
             drop(listening, channel);
             i--;
         }
@@ -493,54 +480,30 @@ takes_notification(struct listening *listening, const struct message *message)
 void
 listening_note_unlisten(struct client *client, const char *channel)
 {
-    struct listening *listening = client->baggage->listening;
+    unlisten_note(&client->baggage->listening->unlisten, channel);
+}
 
-    if (channel == NULL) {
-        listening->leaves_all = true;
-    } else {
-        buf_add_string(&listening->unlistened, channel);
+void
+listening_on_lease(struct client *client)
+{
+    if (client->baggage->listening != NULL) {
+        unlisten_forget(&client->baggage->listening->unlisten);
     }
 }
 
+/* Those that its backend listens to are looked for there. */
 static void
-leave_channels(struct listening *listening)
+note_boundary(struct listening *listening, char status)
 {
-    for (unsigned i = 0; i < listening->count; i++) {
+    for (unsigned i = 0; status == 'I' && i < listening->count; i++) {
         struct channel *channel = &listening->channels[i];
-        bool is_left = listening->leaves_all || has_name(&listening->unlistened, channel->name);
-        if (is_left && channel->teller != TELLER_BACKEND) {
+        if (channel->teller != TELLER_BACKEND &&
+            unlisten_has(&listening->unlisten, channel->name)) {
             drop(listening, channel);
             i--;
         }
     }
-}
-
-/* A transaction ended: what its texts left is left, unless an error or a ROLLBACK casts a doubt.
- * Then the client rather hears too much. */
-static void
-note_boundary(struct listening *listening, bool is_last)
-{
-    if (listening->has_left && !listening->is_doubtful) {
-        leave_channels(listening);
-    }
-    if (listening->has_left || is_last) {
-        buf_deinit(&listening->unlistened);
-        listening->leaves_all = false;
-    }
-    listening->has_left = listening->is_doubtful = false;
-}
-
-static void
-note_tag(struct listening *listening, const struct message *message)
-{
-    const char *tag = (const char *)message->body;
-    bool is_string = message->body_len > 0 && tag[message->body_len - 1] == '\0';
-
-    if (is_string) {
-        listening->has_left = listening->has_left || strcmp(tag, "UNLISTEN") == 0 ||
-                              strcmp(tag, "DISCARD ALL") == 0;
-        listening->is_doubtful = listening->is_doubtful || strcmp(tag, "ROLLBACK") == 0;
-    }
+    unlisten_settle(&listening->unlisten, status);
 }
 
 bool
@@ -553,14 +516,14 @@ listening_takes(struct client *client, const struct message *message)
     case MSG_NOTIFICATION:
         return takes_notification(listening, message);
     case MSG_COMMAND_COMPLETE:
-        note_tag(listening, message);
+        unlisten_tag(&listening->unlisten, message);
         return false;
     case MSG_ERROR:
-        listening->is_doubtful = true;
+        unlisten_error(&listening->unlisten);
         return false;
     case MSG_READY:
-        if (replies->status == 'I') {
-            note_boundary(listening, replies_is_empty(replies));
+        if (replies_is_empty(replies) && !provide_is_deferring(client)) {
+            note_boundary(listening, replies->status);
         }
         return false;
     default:

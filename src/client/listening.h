@@ -27,6 +27,10 @@ void listening_looked(struct client *client, const struct buf *channels, bool ma
  * PostgreSQL says that it was done and not rolled back. */
 void listening_note_unlisten(struct client *client, const char *channel);
 
+/* A lease begins: what was noted of another one's texts was taken back with it, or will be noted
+ * again. */
+void listening_on_lease(struct client *client);
+
 /* Whether the client listens to anything without its backend, or is about to. */
 bool listening_is_on(const struct client *client);
 

@@ -61,6 +61,7 @@ lease_begins(struct client *client)
     client->lease.side->counts.assignments++;
     client->lease.backend->prepared.pending_drops = 0;
     client->relay.was_served = client->relay.awaits_cancels = false;
+    listening_on_lease(client);
     bool is_prepared = params_apply(client);
     if (chain != NULL) {
         backend_send_query(client->lease.backend, chain);

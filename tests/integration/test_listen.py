@@ -486,3 +486,61 @@ def test_mark_of_another_name_of_the_database_moves_nobody(postgres, start_poole
             assert notified(first) == ("news", "late")
             notify(postgres, "news", "2")
             assert notified(wire) == ("news", "2")
+
+
+# ---- UNLISTEN in doubt
+
+def test_unlisten_of_a_transaction_that_was_lost_is_forgotten(pool, postgres):
+    with pool.wire() as wire:
+        wire.query("LISTEN a")
+        wait_moved(pool)
+        wire.query("BEGIN")
+        wire.query("UNLISTEN a")
+        postgres.sql(f"SELECT pg_terminate_backend({wire.value(PID)})")
+        wire.send_raw(w.query("ROLLBACK"))
+        wire.recv_until(b"Z")
+        assert wire.value("SELECT 1") == "1"
+        notify(postgres, "a", "kept")
+        assert notified(wire) == ("a", "kept")
+
+
+def test_unlisten_of_a_transaction_that_took_too_long_is_forgotten(postgres, start_pooler):
+    pool = start_pooler(postgres, default_pool_size="1", admin_users="app", idle_transaction_timeout="0.2")
+    with pool.wire() as wire:
+        wire.query("LISTEN a")
+        wait_moved(pool)
+        wire.query("BEGIN")
+        wire.query("UNLISTEN a")
+        pool.wait_for_log("idle_transaction_timeout is over")
+        wire.query("ROLLBACK")
+        assert wire.value("SELECT 1") == "1"
+        notify(postgres, "a", "kept")
+        assert notified(wire) == ("a", "kept")
+
+
+def test_unlisten_takes_no_channel_of_a_later_request(pool, postgres):
+    """Requests that are pipelined are read before the first is answered."""
+    with pool.wire() as wire:
+        wire.query("LISTEN a; LISTEN b")
+        wait_moved(pool)
+        wire.send_raw(w.query("UNLISTEN a") + w.query("BEGIN; SELECT pg_sleep(0.1); UNLISTEN b; ROLLBACK"))
+        wire.recv_until(b"Z")
+        wire.recv_until(b"Z")
+        notify(postgres, "b", "kept")
+        while (heard := notified(wire)) != ("b", "kept"):
+            assert heard[0] == "a"
+
+
+@pytest.mark.parametrize("is_failed", [False, True])
+def test_unlisten_behind_a_rollback_counts(pool, postgres, is_failed):
+    """What asyncpg sends before it gives a connection back."""
+    with pool.wire() as wire:
+        wire.query("LISTEN a; LISTEN b")
+        wait_moved(pool)
+        wire.query("BEGIN")
+        if is_failed:
+            wire.query("SELECT 1/0; UNLISTEN b")
+        wire.query("ROLLBACK; UNLISTEN a")
+        notify(postgres, "a", "gone")
+        notify(postgres, "b", "kept")
+        assert notified(wire) == ("b", "kept")
