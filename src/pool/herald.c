@@ -8,6 +8,7 @@
 #include "pool/apart.h"
 #include "pool/channels.h"
 #include "pool/pools.h"
+#include "pool/tidings.h"
 #include "wire/message.h"
 
 #include <inttypes.h>
@@ -34,11 +35,12 @@ struct herald
     struct herald *next;
     struct pool_worker *home; /* borrows */
     char *database;           /* owns */
-    struct pool_side *side;   /* holds its pool: of the last who asked; as it we log in */
+    struct pool_side *side;   /* holds its pool: of the last who asked, or NULL; as it we log in */
     struct channels channels;
     STAILQ_HEAD(, confirm) confirms;
     uint64_t asked, sent, heard; /* LISTENs: the last, of the Query on its way, the last answered */
     struct apart *server;        /* owns; NULL: none */
+    uint32_t generation;         /* of its pool, when it was dialled */
     bool is_dialling;
     bool is_busy;                       /* a Query is on its way */
     bool is_broken;                     /* PostgreSQL sent an error: */
@@ -66,57 +68,18 @@ struct wish
     char channel[];
 };
 
-/* What a home tells a worker. */
-struct tiding
-{
-    struct pool_worker *worker; /* borrows */
-    char *database;             /* owns; NULL: heard */
-    struct buf news;            /* owns; empty: a gap */
-    uint64_t ticket;
-    uint32_t serial;
-};
-
-static void advance(struct herald *herald);
+static void go_on(struct herald *herald, const char *greeting);
 static void want_connection(struct herald *herald);
 static void wait_to_retry(struct herald *herald);
+static void on_linger_over(struct deadline *deadline);
 
 /* ---- what workers are told ---- */
 
 static void
-free_tiding(struct tiding *tiding)
+tell(const struct herald *herald, int worker, struct tiding what)
 {
-    free(tiding->database);
-    buf_deinit(&tiding->news);
-    free(tiding);
-}
-
-static void
-on_tiding(void *arg)
-{
-    struct tiding *tiding = arg;
-    const struct herald_ops *ops = tiding->worker->herald_ops;
-
-    if (tiding->database == NULL) {
-        ops->on_heard(tiding->worker, tiding->ticket, tiding->serial);
-    } else if (buf_len(&tiding->news) > 0) {
-        ops->on_news(
-            tiding->worker, tiding->database, buf_head(&tiding->news), buf_len(&tiding->news));
-    } else {
-        ops->on_gap(tiding->worker, tiding->database);
-    }
-    free_tiding(tiding);
-}
-
-static void
-tell(const struct herald *herald, int worker, const struct tiding *what)
-{
-    struct tiding *tiding = mem_new(sizeof(*tiding));
-
-    *tiding = *what;
-    tiding->worker = herald->side->pool->sides[worker].worker;
-    if (!loop_post(tiding->worker->loop, on_tiding, tiding)) {
-        free_tiding(tiding);
-    }
+    what.worker = herald->side->pool->sides[worker].worker;
+    tidings_tell(&what);
 }
 
 static void
@@ -124,7 +87,7 @@ tell_gap(const struct herald *herald)
 {
     for (int i = 0; i < pools_count(herald->home->pools); i++) {
         if (channels_concern(&herald->channels, i)) {
-            tell(herald, i, &(struct tiding){.database = mem_string(herald->database)});
+            tell(herald, i, (struct tiding){.database = mem_string(herald->database)});
         }
     }
 }
@@ -137,7 +100,7 @@ tell_heard(struct herald *herald)
     while ((confirm = STAILQ_FIRST(&herald->confirms)) != NULL && confirm->asked <= herald->heard) {
         STAILQ_REMOVE_HEAD(&herald->confirms, link);
         tell(herald, confirm->worker,
-            &(struct tiding){.ticket = confirm->ticket, .serial = confirm->serial});
+            (struct tiding){.ticket = confirm->ticket, .serial = confirm->serial});
         free(confirm);
     }
 }
@@ -263,7 +226,7 @@ read_server(struct herald *herald)
     for (int i = 0; i < count; i++) {
         if (buf_len(&news[i]) > 0) {
             tell(herald, i,
-                &(struct tiding){.database = mem_string(herald->database), .news = news[i]});
+                (struct tiding){.database = mem_string(herald->database), .news = news[i]});
         }
     }
     free(news);
@@ -272,7 +235,7 @@ read_server(struct herald *herald)
     } else if (result == STREAM_EOF || result == STREAM_ERROR) {
         lose(herald, stream_reason(&herald->server->stream));
     } else {
-        advance(herald);
+        go_on(herald, "");
     }
 }
 
@@ -328,10 +291,33 @@ go_on(struct herald *herald, const char *greeting)
     buf_deinit(&sql);
 }
 
+/* RECONNECT, or the database is somewhere else: there is nothing to be heard any more. */
 static void
-advance(struct herald *herald)
+renew(struct herald *herald)
 {
-    go_on(herald, "");
+    if (herald->server != NULL &&
+        herald->generation != atomic_load(&herald->side->pool->generation)) {
+        lose(herald, "server connections are renewed");
+    }
+}
+
+static void
+forget_confirms(struct herald *herald)
+{
+    struct confirm *confirm;
+
+    while ((confirm = STAILQ_FIRST(&herald->confirms)) != NULL) {
+        STAILQ_REMOVE_HEAD(&herald->confirms, link);
+        free(confirm);
+    }
+}
+
+static void
+linger(struct herald *herald)
+{
+    if (herald->channels.all == NULL && herald->server != NULL) {
+        deadline_start(&herald->deadline, herald->home->loop, LINGER_US, on_linger_over);
+    }
 }
 
 static void
@@ -345,6 +331,8 @@ greet(struct herald *herald)
     pool_log(LEVEL_INFO, herald->side, "server process %d listens for clients",
         apart_pid(herald->server));
     go_on(herald, greeting);
+    linger(herald);
+    renew(herald);
 }
 
 static void
@@ -398,6 +386,7 @@ dial(struct herald *herald)
     struct vars extra = {0};
     struct fail fail;
 
+    herald->generation = atomic_load(&herald->side->pool->generation);
     vars_put(&extra, "application_name", "pgkeel: listens for clients");
     herald->is_dialling = pool_dial_apart(
         herald->side, &extra, &(struct dial_result){on_dialled, on_never_dialled, herald}, &fail);
@@ -414,16 +403,29 @@ on_linger_over(struct deadline *deadline)
     struct herald *herald =
         (struct herald *)((char *)deadline - offsetof(struct herald, deadline));
 
-    if (herald->channels.all == NULL && STAILQ_EMPTY(&herald->confirms) && herald->server != NULL) {
+    if (herald->channels.all == NULL && herald->server != NULL) {
         hang_up(herald);
+        want_connection(herald);
+    }
+}
+
+static void
+let_pool_go(struct herald *herald)
+{
+    if (herald->side != NULL) {
+        pools_part(herald->side->pool);
+        herald->side = NULL;
     }
 }
 
 static void
 want_connection(struct herald *herald)
 {
-    bool is_wanted = herald->channels.all != NULL || !STAILQ_EMPTY(&herald->confirms);
+    bool is_wanted = herald->channels.all != NULL;
 
+    if (!is_wanted && herald->server == NULL && !herald->is_dialling) {
+        let_pool_go(herald);
+    }
     if (is_wanted && herald->server == NULL && !herald->is_dialling &&
         herald->deadline.loop == NULL) {
         dial(herald);
@@ -466,8 +468,9 @@ static void
 listen_no_more(struct herald *herald, const char *name, int worker)
 {
     channels_leave(&herald->channels, name, worker);
-    if (herald->channels.all == NULL && herald->server != NULL) {
-        deadline_start(&herald->deadline, herald->home->loop, LINGER_US, on_linger_over);
+    if (herald->channels.all == NULL) {
+        forget_confirms(herald); /* of those who left before they were told */
+        linger(herald);
     }
 }
 
@@ -487,13 +490,14 @@ add_confirm(struct herald *herald, const struct wish *wish)
 static void
 follow_pool(struct herald *herald, struct pool *pool)
 {
-    if (herald->side == NULL || herald->side->pool != pool) {
-        pools_hold(pool);
-        if (herald->side != NULL) {
-            pools_part(herald->side->pool);
-        }
-        herald->side = &pool->sides[herald->home->index];
+    if (herald->is_dialling || (herald->side != NULL && herald->side->pool == pool)) {
+        return;
     }
+    renew(herald);
+    pools_hold(pool);
+    let_pool_go(herald);
+    herald->generation = atomic_load(&pool->generation);
+    herald->side = &pool->sides[herald->home->index];
 }
 
 static void
@@ -502,20 +506,17 @@ on_wish(void *arg)
     struct wish *wish = arg;
     struct herald *herald = find_herald(wish->pool->sides[wish->to].worker, wish->pool->database);
 
-    switch (wish->kind) {
-    case WISH_LISTEN:
-        follow_pool(herald, wish->pool);
-        listen_to(herald, wish->channel, wish->from);
-        break;
-    case WISH_UNLISTEN:
+    if (wish->kind == WISH_UNLISTEN) {
         listen_no_more(herald, wish->channel, wish->from);
-        break;
-    case WISH_CONFIRM:
+    } else {
         follow_pool(herald, wish->pool);
-        add_confirm(herald, wish);
-        break;
     }
-    advance(herald);
+    if (wish->kind == WISH_LISTEN) {
+        listen_to(herald, wish->channel, wish->from);
+    } else if (wish->kind == WISH_CONFIRM) {
+        add_confirm(herald, wish);
+    }
+    go_on(herald, "");
     pools_part(wish->pool);
     free(wish);
 }
@@ -560,25 +561,32 @@ herald_confirm(struct pool_side *side, uint64_t ticket, uint32_t serial)
 }
 
 void
+herald_renew(struct pool_side *side)
+{
+    struct herald *herald = side->worker->heralds;
+
+    while (herald != NULL && herald->side != side) {
+        herald = herald->next;
+    }
+    if (herald != NULL) {
+        renew(herald);
+    }
+}
+
+void
 herald_leave(struct pool_worker *worker)
 {
     struct herald *herald, *next;
 
     for (herald = worker->heralds; herald != NULL; herald = next) {
-        struct confirm *confirm;
         next = herald->next;
         deadline_stop(&herald->deadline);
         channels_deinit(&herald->channels);
-        while ((confirm = STAILQ_FIRST(&herald->confirms)) != NULL) {
-            STAILQ_REMOVE_HEAD(&herald->confirms, link);
-            free(confirm);
-        }
+        forget_confirms(herald);
         if (herald->server != NULL) {
             free_server(herald->server);
         }
-        if (herald->side != NULL) {
-            pools_part(herald->side->pool);
-        }
+        let_pool_go(herald);
         free(herald->database);
         free(herald);
     }

@@ -37,5 +37,8 @@ void herald_unlisten(struct pool_side *side, const char *channel);
 /* on_heard() follows, unless PostgreSQL never lets us in. */
 void herald_confirm(struct pool_side *side, uint64_t ticket, uint32_t serial);
 
+/* The pool has a new generation: a herald that logged in as it does so again. Its thread. */
+void herald_renew(struct pool_side *side);
+
 /* Ends all whose home this worker is; for the end. Its thread. */
 void herald_leave(struct pool_worker *worker);

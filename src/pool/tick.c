@@ -6,6 +6,7 @@
 
 #include "conf/settings.h"
 #include "pool/endpoint.h"
+#include "pool/herald.h"
 #include "pool/pools.h"
 
 #include <stdatomic.h>
@@ -16,6 +17,7 @@ on_close_outdated(void *arg)
     struct pool_side *side = arg;
 
     pool_close_outdated(side);
+    herald_renew(side);
     pools_part(side->pool);
 }
 

@@ -544,3 +544,32 @@ def test_unlisten_behind_a_rollback_counts(pool, postgres, is_failed):
         notify(postgres, "a", "gone")
         notify(postgres, "b", "kept")
         assert notified(wire) == ("b", "kept")
+
+
+# ---- the listener's life
+
+def test_listener_follows_its_database_to_another_server(fresh_postgres, start_pooler):
+    old, new = fresh_postgres(), fresh_postgres()
+    pool = start_pooler(old, pool_size=1, admin_users="app")
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_moved(pool)
+        pool.set_ini(pool.ini_path.read_text().replace(f"port={old.port}", f"port={new.port}"))
+        pool.reload()
+        kind, body = wire.recv(5)
+        assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        assert herald_pids(new) and not herald_pids(old)
+        notify(new, "news", "1")
+        assert notified(wire) == ("news", "1")
+
+
+def test_listener_that_nobody_needs_holds_no_pool(fresh_postgres, start_pooler):
+    """One that never could log in and whose clients are gone lets its pool expire."""
+    server = fresh_postgres()
+    server.sql("ALTER ROLE app CONNECTION LIMIT 1")
+    pool = start_pooler(server, pool_size=1, admin_users="app", autodb_idle_timeout="0.3", server_idle_timeout="0.3",
+                        server_retry_max_delay="0.1")
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        pool.wait_for_log("cannot listen for clients")
+    wait_until(lambda: "app" not in [row["database"] for row in pool.admin("SHOW POOLS")], 10, what="the end of the pool")
