@@ -51,8 +51,10 @@ struct listening
     unsigned count;
     enum move move;
     uint32_t serial;   /* of the latest move */
+    uint32_t marked;   /* the serial that was notified last */
     bool is_past_mark; /* the backend's notifications are behind it */
     struct unlisten unlisten;
+    bool is_partial;   /* its backend listens to more than to these channels */
     bool owes_warning;     /* its backend was lost before the herald listened */
     struct buf queue; /* owns: what waits for a boundary */
 };
@@ -219,7 +221,8 @@ on_heard(struct pool_worker *worker, uint64_t ticket, uint32_t serial)
     }
     if (listening->owes_warning) {
         warn_of_gap(listening);
-    } else if (listening->move == MOVE_ASKED) {
+    }
+    if (listening->move == MOVE_ASKED) {
         listening->move = MOVE_READY;
         if (client->state == CLIENT_ACTIVE) {
             client->handler->on_kept(client);
@@ -305,6 +308,21 @@ on_news(struct pool_worker *worker, const char *database, const uint8_t *data, s
     }
 }
 
+/* Whether the herald heard the mark that is on its way nobody knows: it counts no more, and when
+ * the backend has told it another follows. */
+static void
+void_mark(struct listening *listening)
+{
+    uint32_t serial = listening->serial;
+
+    for (unsigned i = 0; listening->move == MOVE_MARKS && i < listening->count; i++) {
+        struct channel *channel = &listening->channels[i];
+        if (channel->teller == TELLER_BACKEND && channel->serial == serial) {
+            listening->serial = channel->serial = serial + 1;
+        }
+    }
+}
+
 static void
 on_gap(struct pool_worker *worker, const char *database)
 {
@@ -319,6 +337,9 @@ on_gap(struct pool_worker *worker, const char *database)
             bool is_left = channel->teller == TELLER_NOBODY;
             channel->teller = is_left ? TELLER_HERALD : channel->teller;
             is_concerned = is_concerned || channel->teller == TELLER_HERALD;
+        }
+        if (is_of(listening, database)) {
+            void_mark(listening);
         }
         if (is_concerned) {
             warn_of_gap(listening);
@@ -368,19 +389,36 @@ listening_looked(struct client *client, const struct buf *channels, bool may_mov
             i--;
         }
     }
+    bool is_moving =
+        may_move && buf_len(channels) > 0 && client->crowd->pool.settings->shared_listener;
     if (listening != NULL) {
         listening->move = MOVE_NONE;
+        listening->is_partial = buf_len(channels) > 0 && !is_moving;
     }
-    if (may_move && buf_len(channels) > 0 && client->crowd->pool.settings->shared_listener) {
+    if (is_moving) {
         start_move(client, channels);
     }
+}
+
+static void
+send_mark(struct client *client)
+{
+    struct listening *listening = client->baggage->listening;
+    struct buf sql = {0};
+
+    listening->marked = listening->serial;
+    buf_print(&sql, "LISTEN %s; NOTIFY %s, '%d/%" PRIx64 "/%" PRIx32 "'", channels_marker(),
+        channels_marker(), client->crowd->pool.index, client->ticket, listening->serial);
+    buf_add_u8(&sql, 0);
+    client->lease.backend->replies.is_broken = false;
+    backend_send_query(client->lease.backend, (const char *)buf_head(&sql));
+    buf_deinit(&sql);
 }
 
 bool
 listening_moves(struct client *client)
 {
     struct listening *listening = client->baggage->listening;
-    struct buf sql = {0};
 
     if (listening == NULL || client->state != CLIENT_ACTIVE || listening->move != MOVE_READY ||
         session_pins(client) != PIN_LISTEN) {
@@ -388,13 +426,8 @@ listening_moves(struct client *client)
     }
     listening->move = MOVE_MARKS;
     listening->is_past_mark = false;
-    buf_print(&sql, "LISTEN %s; NOTIFY %s, '%d/%" PRIx64 "/%" PRIx32 "'", channels_marker(),
-        channels_marker(), client->crowd->pool.index, client->ticket, listening->serial);
-    buf_add_u8(&sql, 0);
     client_become(client, CLIENT_LOOKING);
-    client->lease.backend->replies.is_broken = false;
-    backend_send_query(client->lease.backend, (const char *)buf_head(&sql));
-    buf_deinit(&sql);
+    send_mark(client);
     return true;
 }
 
@@ -415,6 +448,11 @@ listening_moves_on(struct client *client)
     if (listening->move == MOVE_MARKS && !backend->replies.is_broken && listening->is_past_mark) {
         listening->move = MOVE_LEAVES;
         backend_send_query(backend, "UNLISTEN *");
+        return LISTENING_GOES_ON;
+    }
+    if (listening->move == MOVE_MARKS && !backend->replies.is_broken &&
+        listening->marked != listening->serial) {
+        send_mark(client);
         return LISTENING_GOES_ON;
     }
     if (listening->move == MOVE_MARKS) {
@@ -537,15 +575,19 @@ listening_survive(struct client *client)
     struct listening *listening = client->baggage->listening;
 
     if (!listening_is_on(client) || session_pins(client) != PIN_LISTEN ||
-        session_has_news(client)) {
+        session_has_news(client) || listening->is_partial) {
         return;
     }
+    /* Told all up to the mark, which the herald tells of, too. */
+    bool is_away = listening->move >= MOVE_MARKS && listening->is_past_mark;
     for (unsigned i = 0; i < listening->count; i++) {
-        listening->channels[i].teller = TELLER_HERALD;
+        struct channel *channel = &listening->channels[i];
+        bool was_told = channel->teller == TELLER_BACKEND;
+        channel->teller = was_told ? TELLER_HERALD : channel->teller;
     }
     session_end(client);
-    listening->owes_warning = true;
-    if (listening->move != MOVE_ASKED) {
+    listening->owes_warning = !is_away;
+    if (listening->owes_warning && listening->move != MOVE_ASKED) {
         warn_of_gap(listening);
     }
     listening->move = MOVE_NONE;

@@ -453,6 +453,29 @@ def test_mark_of_another_client_does_not_end_what_the_backend_tells(postgres, me
         assert notified(wire) == ("news", "before")
 
 
+def test_mark_that_a_lost_listener_missed_is_repeated(fresh_postgres, meddled):
+    server = fresh_postgres()
+    is_lost = threading.Event()
+
+    def wait(_, mark):
+        is_lost.wait(10)
+        return mark
+
+    mover = Mover(wait, lambda _, mark: mark if is_lost.is_set() else b"")
+    pool = meddled(server, mover)
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_until(lambda: mover.marks == 1, what="the mark")
+        time.sleep(0.1)
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE " + HERALD)
+        pool.wait_for_log("listens for clients again")
+        is_lost.set()
+        wait_moved(pool)
+        notify(server, "news", "1")
+        assert notified(wire) == ("news", "1") and wire.is_silent(0.1)
+        assert mover.marks == 2
+
+
 def test_mark_of_another_name_of_the_database_moves_nobody(postgres, start_pooler):
     """Both names have a listening connection, which hear the same marks, each at its own time."""
     is_over = threading.Event()
@@ -486,6 +509,45 @@ def test_mark_of_another_name_of_the_database_moves_nobody(postgres, start_poole
             assert notified(first) == ("news", "late")
             notify(postgres, "news", "2")
             assert notified(wire) == ("news", "2")
+
+
+def test_client_that_listens_to_more_after_its_backend_was_lost_moves(fresh_postgres, start_pooler):
+    server = fresh_postgres()
+    server.sql("ALTER ROLE app CONNECTION LIMIT 1")
+    pool = start_pooler(server, pool_size=1, admin_users="app")
+    with pool.wire() as wire:
+        wire.query("LISTEN a")
+        pool.wait_for_log("cannot listen for clients")
+        time.sleep(1.7)  # the next attempt comes 3 s after the first
+        server.sql(f"SELECT pg_terminate_backend({wire.value(PID)})")
+        wait_until(lambda: not pins_of(pool), what="the loss")
+        wire.query("LISTEN b")
+        wait_pinned(pool, "listen")
+        server.sql("ALTER ROLE app CONNECTION LIMIT -1")
+        wait_moved(pool, 10)
+        kind, body = wire.recv(5)
+        assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        notify(server, "a", "1")
+        notify(server, "b", "2")
+        assert [notified(wire), notified(wire)] == [("a", "1"), ("b", "2")]
+
+
+def test_backend_that_listens_to_more_than_the_listener_takes_its_client_along(postgres, start_pooler):
+    """What was listened to after shared_listener was switched off is on the backend alone: its loss is not hidden."""
+    pool = start_pooler(postgres, default_pool_size="2", admin_users="app", shared_listener="1")
+    with pool.wire() as wire:
+        wire.query("LISTEN a")
+        wait_moved(pool)
+        pool.set_ini(pool.ini_path.read_text().replace("shared_listener = 1", "shared_listener = 0"))
+        pool.reload()
+        wait_until(lambda: [row["value"] for row in pool.admin("SHOW CONFIG") if row["key"] == "shared_listener"] == ["0"], what="the reload")
+        time.sleep(0.2)
+        wire.query("LISTEN b")
+        wait_pinned(pool, "listen")
+        postgres.sql(f"SELECT pg_terminate_backend({wire.value(PID)})")
+        with pytest.raises(Closed):
+            while True:
+                wire.recv(5)
 
 
 # ---- UNLISTEN in doubt
