@@ -394,6 +394,17 @@ assumed_pins(const struct session *session)
     return assumed;
 }
 
+/* What listens for clients says what PostgreSQL stores, without conversion. */
+static bool
+reads_what_is_stored(const struct client *client)
+{
+    const char *stored = backend_encoding(client->lease.backend);
+    const char *wanted = vars_find(&client->vars, "client_encoding");
+
+    return stored == NULL || wanted == NULL || strcmp(stored, wanted) == 0 ||
+           strcmp(stored, "SQL_ASCII") == 0 || strcmp(wanted, "SQL_ASCII") == 0;
+}
+
 bool
 session_looked(struct client *client)
 {
@@ -407,7 +418,8 @@ session_looked(struct client *client)
     set_pins(client,
         is_broken ? PIN_UNKNOWN : session->found_pins | assumed_pins(session));
     if (!is_broken) {
-        listening_looked(client, &session->channels, session->pins == PIN_LISTEN);
+        bool may_move = session->pins == PIN_LISTEN && reads_what_is_stored(client);
+        listening_looked(client, &session->channels, may_move);
     }
     session->marks = 0;
     vars_deinit(&session->names);

@@ -116,6 +116,12 @@ backend_reports(const struct backend *backend, const char *name)
     return false;
 }
 
+const char *
+backend_encoding(const struct backend *backend)
+{
+    return PQparameterStatus(backend->conn, "server_encoding");
+}
+
 void
 backend_reported(const struct pg_conn *conn, struct vars *reported)
 {

@@ -142,6 +142,9 @@ bool backend_manages(const char *name);
 /* Whether its PostgreSQL reports this managed setting (search_path: since 18). */
 bool backend_reports(const struct backend *backend, const char *name);
 
+/* How its database stores texts; NULL: it did not say. */
+const char *backend_encoding(const struct backend *backend);
+
 /* All ParameterStatus values libpq saw during login, for the welcome of clients. */
 void backend_reported(const struct pg_conn *conn, struct vars *reported);
 

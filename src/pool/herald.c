@@ -387,6 +387,7 @@ dial(struct herald *herald)
     struct fail fail;
 
     herald->generation = atomic_load(&herald->side->pool->generation);
+    vars_put(&extra, "client_encoding", "SQL_ASCII"); /* what is stored, as it is */
     vars_put(&extra, "application_name", "pgkeel: listens for clients");
     herald->is_dialling = pool_dial_apart(
         herald->side, &extra, &(struct dial_result){on_dialled, on_never_dialled, herald}, &fail);

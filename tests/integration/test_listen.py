@@ -635,3 +635,15 @@ def test_listener_that_nobody_needs_holds_no_pool(fresh_postgres, start_pooler):
         wire.query("LISTEN news")
         pool.wait_for_log("cannot listen for clients")
     wait_until(lambda: "app" not in [row["database"] for row in pool.admin("SHOW POOLS")], 10, what="the end of the pool")
+
+
+def test_client_of_another_encoding_keeps_its_backend(pool, postgres):
+    with pool.wire(client_encoding="LATIN1") as wire, pool.wire() as other:
+        wire.query("LISTEN news")
+        other.query("LISTEN news")
+        wait_until(lambda: herald_pids(postgres), what="the listening connection")
+        wait_pinned(pool, "listen")
+        notify(postgres, "news", "\u00fc")
+        kind, body = wire.recv(5)
+        assert (kind, body[4:]) == (b"A", b"news\0\xfc\0")
+        assert notified(other) == ("news", "\u00fc")
