@@ -107,6 +107,24 @@ limits_begin(struct client *client)
     }
 }
 
+/* NOTIFY waits for whoever else commits one. The client's next request must not wait as long. */
+static void
+on_late_move(struct deadline *deadline)
+{
+    struct client *client = (struct client *)((char *)deadline - offsetof(struct client, deadline));
+    struct fail fail;
+
+    fail_set(&fail, "08006", "no answer to NOTIFY (query_timeout)");
+    loss_take(client, &fail);
+}
+
+void
+limits_begin_move(struct client *client)
+{
+    deadline_start(&client->deadline, client->crowd->pool.loop,
+        pool_policy(client->lease.side)->query_us, on_late_move);
+}
+
 /* ---- over ---- */
 
 static void

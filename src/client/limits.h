@@ -11,6 +11,10 @@
 /* The client may use its backend from now on. Costs nothing when no limit is set. */
 void limits_begin(struct client *client);
 
+/* It moves to the herald (client/listening): that takes no longer than a query may, or its backend
+ * is given up. */
+void limits_begin_move(struct client *client);
+
 /* Nothing is unanswered and a request comes: whether it must wait, for cancel_wait_timeout at most,
  * because a cancel request for what is answered is still on its way to this backend. */
 bool limits_await_cancels(struct client *client);

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/stats.h"
+#include "client/limits.h"
 #include "client/provide.h"
 #include "client/relay.h"
 #include "client/session.h"
@@ -421,12 +422,14 @@ listening_moves(struct client *client)
     struct listening *listening = client->baggage->listening;
 
     if (listening == NULL || client->state != CLIENT_ACTIVE || listening->move != MOVE_READY ||
-        session_pins(client) != PIN_LISTEN) {
+        session_pins(client) != PIN_LISTEN || session_has_news(client) ||
+        client->lease.backend->duty.cancels > 0) {
         return false;
     }
     listening->move = MOVE_MARKS;
     listening->is_past_mark = false;
     client_become(client, CLIENT_LOOKING);
+    limits_begin_move(client);
     send_mark(client);
     return true;
 }

@@ -268,6 +268,9 @@ session_keeps(struct client *client)
     if (session->marks == 0) {
         return session->pins != 0;
     }
+    if (client->lease.backend->duty.cancels > 0) {
+        return true; /* they could hit the question; asked when they are over */
+    }
     client_become(client, CLIENT_LOOKING);
     ask(client);
     return true;

@@ -637,6 +637,49 @@ def test_listener_that_nobody_needs_holds_no_pool(fresh_postgres, start_pooler):
     wait_until(lambda: "app" not in [row["database"] for row in pool.admin("SHOW POOLS")], 10, what="the end of the pool")
 
 
+# ---- beside it
+
+def test_move_that_takes_too_long_gives_the_backend_up(postgres, meddled):
+    is_over = threading.Event()
+
+    def wait(_, mark):
+        is_over.wait(10)
+        return mark
+
+    mover = Mover(wait)
+    pool = meddled(postgres, mover, query_timeout="0.5")
+    with pool.wire() as wire:
+        wire.query("LISTEN news")
+        wait_until(lambda: mover.marks == 1, what="the mark")
+        wire.send_raw(w.query("SELECT 5"))
+        kind, body = wire.recv(3)
+        assert (kind, w.error_fields(body)["C"]) == (b"N", "01000")
+        assert w.rows(wire.recv_until(b"Z", 3)) == [("5",)]
+        is_over.set()
+        notify(postgres, "news", "1")
+        assert notified(wire) == ("news", "1") and wire.is_silent(0.1)
+
+
+def test_session_is_asked_when_no_cancel_can_hit_the_question(postgres, start_pooler):
+    with Meddler(postgres.port) as relay:
+        relay.may_cancel.clear()
+        pool = start_pooler(databases={"app": f"host=127.0.0.1 port={relay.port} dbname=app"}, pool_size=1, admin_users="app",
+                            server_tls_sslmode="disable", shared_listener="0")
+        with pool.wire() as wire:
+            wire.send_raw(w.query("LISTEN news; SELECT pg_sleep(0.5)"))
+            time.sleep(0.2)
+            with pool.dial() as canceller:
+                canceller.cancel_request(wire.pid, wire.key)
+            wait_until(lambda: relay.cancels == 1, what="the cancel")
+            assert w.tags(wire.recv_until(b"Z")) == ["LISTEN", "SELECT 1"]
+            time.sleep(0.2)
+            assert pins_of(pool) == []
+            relay.may_cancel.set()
+            wait_pinned(pool, "listen")
+            notify(postgres, "news", "1")
+            assert notified(wire) == ("news", "1")
+
+
 def test_client_of_another_encoding_keeps_its_backend(pool, postgres):
     with pool.wire(client_encoding="LATIN1") as wire, pool.wire() as other:
         wire.query("LISTEN news")
