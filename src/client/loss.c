@@ -558,7 +558,9 @@ loss_is_refusal(struct client *client, const struct message *message, struct fai
     message_parse_error(message->body, message->body_len, &fields);
     bool is_demotion = pool_policy(client->lease.side)->is_read_write &&
                        strcmp(fields.sqlstate, STATE_READ_ONLY) == 0;
-    if (!is_demotion && !(follow_is_stale_plan(&fields) && follow_may_renew(client))) {
+    /* What it left in its session would stay behind. */
+    bool is_stale = follow_is_stale_plan(&fields) && !session_is_dirty(client);
+    if (!is_demotion && !(is_stale && follow_may_renew(client))) {
         return false;
     }
     if (!is_demotion) {

@@ -690,3 +690,24 @@ def test_client_of_another_encoding_keeps_its_backend(pool, postgres):
         kind, body = wire.recv(5)
         assert (kind, body[4:]) == (b"A", b"news\0\xfc\0")
         assert notified(other) == ("news", "\u00fc")
+
+
+@pytest.mark.parametrize("text, question", [
+    ("LISTEN news", "SELECT * FROM pg_listening_channels()"),
+    ("CREATE TEMP TABLE mine (a int)", "SELECT relname FROM pg_class WHERE relname = 'mine' AND pg_table_is_visible(oid)")])
+def test_changed_columns_leave_no_session_behind(fresh_postgres, start_pooler, text, question):
+    """A request that could be prepared anew on another backend stays where its client's session is."""
+    server = fresh_postgres()
+    server.sql("CREATE TABLE things (a int)", "GRANT ALL ON things TO public")
+    pool = start_pooler(server, pool_size=1, admin_users="app", shared_listener="0")
+    with pool.wire() as wire:
+        wire.query(text)
+        wait_until(lambda: pins_of(pool), what="the pin")
+        wire.send_raw(w.parse("SELECT * FROM things", "s") + w.bind(name="s") + w.execute() + w.sync())
+        wire.recv_until(b"Z")
+        server.sql("ALTER TABLE things ADD COLUMN b int")
+        wire.send_raw(w.bind(name="s") + w.describe() + w.execute() + w.sync())
+        assert [fields["C"] for fields in w.errors(wire.recv_until(b"Z"))] == ["0A000"]
+        assert len(wire.rows(question)) == 1 and pins_of(pool)
+    with pool.wire() as other:
+        assert other.rows(question) == []
