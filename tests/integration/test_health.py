@@ -4,6 +4,7 @@ import ctypes
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,7 @@ def pids_of(pooler):
 
 def can_filter():
     """Whether the kernel drops packets for us; iptables alone may be there without it."""
-    return os.geteuid() == 0 and subprocess.run(
+    return os.geteuid() == 0 and shutil.which("iptables") is not None and subprocess.run(
         ["iptables", "-w", "-nL", "INPUT"], capture_output=True, check=False).returncode == 0
 
 
