@@ -190,6 +190,29 @@ client_become(struct client *client, enum client_state state)
 
 /* ---- beginning ---- */
 
+/* Those who only connect must not keep out those who log in: the oldest of them goes. */
+static void
+limit_strangers(struct crowd *crowd)
+{
+    static const enum client_state unproven[] = {CLIENT_GREETING, CLIENT_LOGIN};
+    int64_t most = atomic_load(&crowd->crowds->max_unauthenticated) / crowd->crowds->count;
+    int64_t count = crowd->count[CLIENT_GREETING] + crowd->count[CLIENT_LOGIN];
+    struct client *oldest = NULL;
+    struct fail fail;
+
+    if (count <= (most > 1 ? most : 1)) {
+        return;
+    }
+    for (size_t i = 0; i < sizeof(unproven) / sizeof(unproven[0]); i++) {
+        struct client *first = TAILQ_FIRST(&crowd->in[unproven[i]]);
+        bool is_older = first != NULL &&
+                        (oldest == NULL || first->connected_us < oldest->connected_us);
+        oldest = is_older ? first : oldest;
+    }
+    fail_set(&fail, "53300", "too many connections are not logged in (max_unauthenticated)");
+    client_reject(oldest, &fail);
+}
+
 void
 client_open(struct crowd *crowd, const struct accepted *accepted)
 {
@@ -209,6 +232,7 @@ client_open(struct crowd *crowd, const struct accepted *accepted)
     enlist(client, CLIENT_GREETING);
     client_limit(client, crowd->pool.settings->client_login_timeout);
     stats_add(METRIC_client_connects_total, 1);
+    limit_strangers(crowd);
 }
 
 /* ---- the end ---- */

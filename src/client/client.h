@@ -77,6 +77,7 @@ struct crowds
     uint8_t mock_secret[32];         /* of made-up verifiers */
     uint32_t key_mask;               /* hides slots in cancel keys */
     _Atomic int64_t max_client_conn; /* resolved: never 0 */
+    _Atomic int64_t max_unauthenticated; /* of all workers together; never 0 */
     _Atomic int64_t clients;         /* logged in or logging in */
     _Atomic uint64_t next_id;
     _Atomic bool is_draining; /* close clients at their next boundary */

@@ -329,6 +329,9 @@ resolve_limits(struct daemon *daemon)
     int64_t wanted = daemon->settings->max_client_conn;
 
     daemon->crowds.max_client_conn = wanted > 0 ? wanted : files - files / 10 - 64;
+    int64_t strangers = daemon->settings->max_unauthenticated;
+    int64_t usual = daemon->crowds.max_client_conn / 4;
+    daemon->crowds.max_unauthenticated = strangers > 0 ? strangers : usual > 100 ? usual : 100;
     if (wanted > files) {
         log_warn("max_client_conn is %" PRId64 ", but the limit of open files is %" PRId64, wanted,
             files);
@@ -453,6 +456,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (user[0] != '\0' && !process_become(user, fail)) {
         return false;
     }
+    process_harden();
     if (!certificates_load(settings, &daemon->tls, fail)) {
         return false;
     }

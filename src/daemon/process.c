@@ -168,3 +168,10 @@ process_raise_files(void)
     getrlimit(RLIMIT_NOFILE, &limit);
     return limit.rlim_cur > INT32_MAX ? INT32_MAX : (int64_t)limit.rlim_cur;
 }
+
+void
+process_harden(void)
+{
+    /* Whatever runs here never gains rights by a program that it might be made to start. */
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}

@@ -25,3 +25,6 @@ must_check bool process_become(const char *user, struct fail *fail);
 
 /* Raises the limit of file descriptors to the hard limit; returns it. */
 int64_t process_raise_files(void);
+
+/* Gives up what a daemon never needs. */
+void process_harden(void);

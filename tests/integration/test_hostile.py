@@ -325,3 +325,22 @@ def test_refused_client_leaves_a_backend_that_owes_nothing(postgres, start_poole
             assert w.errors(wire.recv_all())[-1]["V"] == "FATAL"
         with pooler.wire(timeout=5) as other:
             assert other.value("SELECT 'served'") == "served" and other.status == "I"
+
+
+def test_silent_connections_do_not_keep_clients_out(postgres, start_pooler):
+    """Each of them may wait for client_login_timeout: beyond the limit the oldest goes, whoever logs in comes in."""
+    pooler = start_pooler(postgres, pool_size=1, workers=2, max_unauthenticated=20, client_login_timeout=60, max_client_conn=50)
+    silent = []
+    try:
+        for _ in range(300):
+            silent.append(pooler.dial())
+        with pooler.wire() as wire:
+            assert wire.value("SELECT 1") == "1"
+            wait_until(lambda: pooler.fd_count() < 80, what="the end of the oldest")
+            last = silent[-1].startup("app", "app").login()
+            assert last.value("SELECT 1") == "1"
+        errors = w.errors(silent[0].recv_all())
+        assert errors[0]["C"] == "53300"
+    finally:
+        for wire in silent:
+            wire.close()
