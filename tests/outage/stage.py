@@ -122,7 +122,7 @@ class PgBouncer:
     def program():
         return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
-    def __init__(self, target, pool_size):
+    def __init__(self, target, pool_size, **more):
         words = dict(word.split("=", 1) for word in target.split())
         sslmode = words.pop("sslmode", "disable")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
@@ -130,7 +130,7 @@ class PgBouncer:
         self.port, self.process = free_port(), None
         settings = {**SETTINGS, "listen_port": self.port, "auth_file": self.dir / "userlist.txt", "unix_socket_dir": "",
                     "default_pool_size": pool_size, "max_client_conn": 2000, "server_tls_sslmode": sslmode,
-                    "ignore_startup_parameters": "extra_float_digits"}
+                    "ignore_startup_parameters": "extra_float_digits", **more}
         text = ini_text({"app": " ".join(f"{key}={value}" for key, value in words.items())}, settings)
         (self.dir / "pgbouncer.ini").write_text(text.replace("[pgkeel]", "[pgbouncer]"), encoding="utf-8")
         (self.dir / "userlist.txt").write_text(userlist((USER,)), encoding="utf-8")
