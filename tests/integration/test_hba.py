@@ -2,16 +2,19 @@
 import asyncio
 import contextlib
 import os
+import pathlib
 import pwd
 import re
+import shutil
 import ssl
+import subprocess
 
 import psycopg2
 import pytest
 
 from harness import ServerError, password_of, wait_until
 from harness import wire as w
-from harness.certificates import Authority
+from harness.certificates import Authority, openssl
 
 METHODS = ("trust", "reject", "password", "md5", "scram-sha-256", "cert")
 RULES = "hostnossl cert all 127.0.0.1/32 reject\n" + "".join(
@@ -105,14 +108,48 @@ def asyncpg_outcome(port, method, user, password, tls, files):
     return None
 
 
+class Jdbc:
+    """One virtual machine for all logins."""
+
+    def __init__(self, folder):
+        jar = "/usr/share/java/postgresql.jar"
+        if shutil.which("javac") is None or not os.path.exists(jar):
+            pytest.skip("no javac, or no libpostgresql-jdbc-java")
+        program = pathlib.Path(__file__).resolve().parents[1] / "drivers" / "Logins.java"
+        subprocess.run(["javac", "-cp", jar, "-d", folder, program], check=True)
+        self.process = subprocess.Popen(["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jar}:{folder}", "Logins"],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def outcome(self, port, method, user, password, tls, files):
+        key = ""
+        if files:
+            key = files["sslkey"] + ".pk8"  # the form that pgjdbc reads
+            openssl("pkcs8", "-topk8", "-inform", "PEM", "-outform", "DER", "-nocrypt", "-in", files["sslkey"], "-out", key)
+        words = (port, method, user, password, "tls" if tls else "plain", files.get("sslcert", ""), key)
+        self.process.stdin.write("\t".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def jdbc(tmp_path_factory):
+    machine = Jdbc(tmp_path_factory.mktemp("jdbc"))
+    yield machine
+    machine.process.stdin.close()
+    machine.process.wait()
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("who", ["right", "wrong", "empty", "missing"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("driver", [libpq_outcome, asyncpg_outcome], ids=["libpq", "asyncpg"])
-def test_outcome_is_that_of_postgres(both, authority, driver, method, who, tls):
+@pytest.mark.parametrize("driver", [libpq_outcome, asyncpg_outcome, Jdbc.outcome], ids=["libpq", "asyncpg", "pgjdbc"])
+def test_outcome_is_that_of_postgres(request, both, authority, driver, method, who, tls):
     server, pooler = both
-    user = "nobody" if who == "missing" else "ann"
-    password = {"right": password_of("ann"), "wrong": "wrong", "empty": "", "missing": "x"}[who]
+    if driver is Jdbc.outcome:
+        driver = request.getfixturevalue("jdbc").outcome
+    known = "old" if method == "md5" else "ann"  # PostgreSQL has an md5 hash of old's password, verifiers of the others'
+    user = "nobody" if who == "missing" else known
+    password = {"right": password_of(known), "wrong": "wrong", "empty": "", "missing": "x"}[who]
     files = {}
     if method == "cert" and tls and who != "empty":
         files = {"sslcert": str(authority.ann[0]), "sslkey": str(authority.ann[1])}
