@@ -10,10 +10,13 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/follow.h"
+#include "client/headcount.h"
 #include "client/listening.h"
 #include "client/login.h"
 #include "client/loss.h"
 #include "client/session.h"
+#include "client/verifiers.h"
+#include "pool/lookup.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -86,6 +89,25 @@ client_subject(const struct client *client)
         .database = client->identity.database,
         .user = client->identity.user,
         .peer = client->identity.peer};
+}
+
+void
+crowds_init(struct crowds *crowds)
+{
+    crowds->verifiers = verifiers_new();
+    crowds->lookups = lookups_new();
+    crowds->headcount = headcount_new();
+    ensure(getrandom(crowds->mock_secret, sizeof(crowds->mock_secret), 0) ==
+           sizeof(crowds->mock_secret));
+    ensure(getrandom(&crowds->key_mask, sizeof(crowds->key_mask), 0) == sizeof(crowds->key_mask));
+}
+
+void
+crowds_deinit(struct crowds *crowds)
+{
+    verifiers_free(&crowds->verifiers);
+    lookups_free(&crowds->lookups);
+    headcount_free(&crowds->headcount);
 }
 
 void
@@ -301,6 +323,7 @@ let_go_of_everything(struct client *client)
     }
     session_end(client);
     listening_end(client);
+    headcount_leave(client);
     if (client->lease.side != NULL) {
         struct pool *pool = client->lease.side->pool;
         if (client->lease.state == LEASE_WAITING) {

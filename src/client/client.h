@@ -23,6 +23,7 @@
 struct aborted;
 struct client;
 struct deferred;
+struct headcount;
 struct helpers;
 struct listening;
 struct login;
@@ -74,6 +75,7 @@ struct crowds
     const struct handler *console;   /* borrows */
     struct verifiers *verifiers;     /* owns: derived once per user */
     struct lookups *lookups;         /* owns: what auth_query gave */
+    struct headcount *headcount;     /* owns: clients of databases and users */
     uint8_t mock_secret[32];         /* of made-up verifiers */
     uint32_t key_mask;               /* hides slots in cancel keys */
     _Atomic int64_t max_client_conn; /* resolved: never 0 */
@@ -182,6 +184,7 @@ struct client
     struct crowd *crowd;      /* borrows */
     TAILQ_ENTRY(client) link; /* the list of its state */
     enum client_state state;
+    bool is_counted;      /* by client/headcount */
     bool follows_names;   /* its prepared statements move with it from backend to backend */
     bool watches_session; /* what it leaves in its session is looked after */
     struct deadline deadline; /* of the state */
@@ -199,6 +202,10 @@ struct client
 };
 
 const char *client_state_name(enum client_state state);
+
+/* What all workers share but their number, helpers, console and limits. */
+void crowds_init(struct crowds *crowds);
+void crowds_deinit(struct crowds *crowds);
 
 void crowd_init(struct crowd *crowd, struct crowds *crowds);
 void crowd_deinit(struct crowd *crowd);

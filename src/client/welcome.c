@@ -4,6 +4,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/deliver.h"
+#include "client/headcount.h"
 #include "client/login.h"
 #include "client/params.h"
 #include "client/relay.h"
@@ -157,6 +158,9 @@ welcome_admit(struct client *client, struct fail *fail)
 
     if (login->is_console) {
         return admit_to_console(client, fail);
+    }
+    if (!headcount_enter(client, fail)) {
+        return false;
     }
     if (login->replication != NULL) {
         return replication_admit(client, fail);

@@ -443,10 +443,6 @@ warn(struct draft *draft)
 {
     const char *at = draft->raw->value;
 
-    if (draft->entry->database.max_db_client_connections > 0) {
-        complain(draft, SETTINGS_WARNING, "max_db_client_connections",
-            "accepted, but not acted on yet");
-    }
     /* To PgBouncer a backslash is a letter like any other; to libpq it is not. */
     while (!is_url(draft->raw->value) && (at = strchr(at, '\\')) != NULL) {
         if (at[1] == '\0' || strchr("'\\ ", at[1]) == NULL) {

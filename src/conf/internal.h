@@ -76,7 +76,8 @@ struct database_entry
 struct user_settings
 {
     char *name; /* owns */
-    int64_t pool_size, reserve_pool_size, max_user_connections, query_wait_timeout;
+    int64_t pool_size, reserve_pool_size, max_user_connections,
+        max_user_client_connections, query_wait_timeout;
     int64_t query_timeout, transaction_timeout, idle_transaction_timeout, client_idle_timeout;
     int pool_mode;
     char place[PLACE_SIZE];

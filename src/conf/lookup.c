@@ -32,12 +32,11 @@ static const struct
         offsetof(struct user_settings, transaction_timeout)},
     {"idle_transaction_timeout", KEY_idle_transaction_timeout,
         offsetof(struct user_settings, idle_transaction_timeout)},
+    {"max_user_client_connections", KEY_max_user_client_connections,
+        offsetof(struct user_settings, max_user_client_connections)},
     {"client_idle_timeout", KEY_client_idle_timeout,
         offsetof(struct user_settings, client_idle_timeout)},
 };
-
-/* PgBouncer's, which nothing obeys for single users so far. */
-static const char *const passed_over[] = {"max_user_client_connections"};
 
 struct draft
 {
@@ -66,14 +65,6 @@ take_pair(void *arg, const char *key, const char *value)
         }
         return;
     }
-    for (size_t i = 0; i < sizeof(passed_over) / sizeof(passed_over[0]); i++) {
-        guess_consider(&guess, key, passed_over[i]);
-        if (strcmp(passed_over[i], key) == 0) {
-            loader_report(draft->loader, SETTINGS_WARNING, draft->place, path,
-                "accepted, but not acted on yet for single users");
-            return;
-        }
-    }
     guess_print(&guess, why, sizeof(why));
     loader_report(draft->loader, SETTINGS_ERROR, draft->place, path, "unknown key%s", why);
 }
@@ -101,6 +92,7 @@ user_settings_read(
     user->name = mem_string(name);
     text_copy(user->place, sizeof(user->place), place);
     user->pool_size = user->reserve_pool_size = user->max_user_connections = NOT_SET;
+    user->max_user_client_connections = NOT_SET;
     user->query_wait_timeout = user->query_timeout = user->transaction_timeout = NOT_SET;
     user->idle_transaction_timeout = user->client_idle_timeout = NOT_SET;
     user->pool_mode = NOT_SET;
@@ -222,6 +214,15 @@ settings_max_db_client_connections(const struct settings *settings, const char *
 
     return first_set(
         NOT_SET, OF(d, max_db_client_connections), settings->max_db_client_connections);
+}
+
+int64_t
+settings_max_user_client_connections(const struct settings *settings, const char *user)
+{
+    const struct user_settings *u = find_user(settings, user);
+
+    return first_set(
+        OF(u, max_user_client_connections), NOT_SET, settings->max_user_client_connections);
 }
 
 int64_t

@@ -191,8 +191,7 @@ check_word(struct loader *loader, size_t index, const char *const *allowed)
 static void
 check_pending(struct loader *loader)
 {
-    static const int pending[] = {KEY_max_db_client_connections, KEY_max_user_client_connections,
-        KEY_track_extra_parameters,
+    static const int pending[] = {KEY_track_extra_parameters,
         KEY_log_stats, KEY_stats_period,
         KEY_suspend_timeout};
 

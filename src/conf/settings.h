@@ -158,6 +158,7 @@ int64_t settings_min_pool_size(const struct settings *settings, const char *data
 int64_t settings_max_db_connections(const struct settings *settings, const char *database);
 int64_t settings_max_db_client_connections(const struct settings *settings, const char *database);
 int64_t settings_max_user_connections(const struct settings *settings, const char *user);
+int64_t settings_max_user_client_connections(const struct settings *settings, const char *user);
 int64_t settings_server_lifetime(const struct settings *settings, const char *database);
 int64_t settings_query_wait_timeout(
     const struct settings *settings, const char *database, const char *user);

@@ -12,19 +12,16 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
-#include "client/verifiers.h"
 #include "daemon/certificates.h"
 #include "daemon/process.h"
 #include "daemon/worker.h"
 #include "net/tls.h"
-#include "pool/lookup.h"
 #include "pool/pools.h"
 
 #include <errno.h>
 #include <grp.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 enum
@@ -423,12 +420,7 @@ make_workers(struct daemon *daemon)
     daemon->crowds.count = (int)count;
     daemon->crowds.helpers = daemon->helpers;
     daemon->crowds.console = daemon->options.console;
-    daemon->crowds.verifiers = verifiers_new();
-    daemon->crowds.lookups = lookups_new();
-    ensure(getrandom(daemon->crowds.mock_secret, sizeof(daemon->crowds.mock_secret), 0) ==
-           sizeof(daemon->crowds.mock_secret));
-    ensure(getrandom(&daemon->crowds.key_mask, sizeof(daemon->crowds.key_mask), 0) ==
-           sizeof(daemon->crowds.key_mask));
+    crowds_init(&daemon->crowds);
     daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
@@ -556,8 +548,7 @@ daemon_free(struct daemon **pointer)
     free(daemon->workers);
     free(daemon->pool_workers);
     free(daemon->crowds.all);
-    verifiers_free(&daemon->crowds.verifiers);
-    lookups_free(&daemon->crowds.lookups);
+    crowds_deinit(&daemon->crowds);
     settings_release(&daemon->settings);
     tls_release(&daemon->tls);
     process_remove_pid();

@@ -163,7 +163,7 @@ add_user(struct gather *gather, const struct tally *tally)
     gather_text(gather, mode_name(settings_pool_mode(settings, tally->database, tally->user)));
     gather_int4(gather, settings_max_user_connections(settings, tally->user));
     gather_int4(gather, servers);
-    gather_int4(gather, settings->max_user_client_connections);
+    gather_int4(gather, settings_max_user_client_connections(settings, tally->user));
     gather_int4(gather, clients);
     message_end(&gather->rows, row);
 }

@@ -1,11 +1,13 @@
 """query_timeout, transaction_timeout, idle_transaction_timeout, client_idle_timeout: PostgreSQL's own SQLSTATE, the
 server stops working, the backend is kept, and the client too."""
+import contextlib
 import time
 
 import pytest
 
-from harness import wait_until
+from harness import ServerError, wait_until
 from harness import wire as w
+from harness.pooler import USERS, ini_text
 
 
 def only_error(answer):
@@ -187,3 +189,44 @@ def test_limits_changed_by_reload_hold_for_the_next_lease(postgres, start_pooler
         pooler.reload()
         pooler.wait_for_log("reload")
         assert only_error(wire.query("SELECT pg_sleep(30)"))["C"] == "57014"
+
+
+# ---- how many clients
+
+def refusal(pooler, user, db="app"):
+    with pytest.raises(ServerError) as info:
+        pooler.wire(user, db).close()
+    return info.value
+
+
+def test_clients_of_a_database_are_limited(postgres, start_pooler):
+    databases = {"app": f"host=127.0.0.1 port={postgres.port} dbname=app max_db_client_connections=3",
+                 "free": f"host=127.0.0.1 port={postgres.port} dbname=app"}
+    pooler = start_pooler(postgres, databases, pool_size=1, workers=2, admin_users="app")
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(pooler.wire(user)) for user in ("ann", "app", "app")]
+        error = refusal(pooler, "bob")
+        assert error.sqlstate == "53300" and "max_db_client_connections" in str(error)
+        with pooler.wire("bob", "free") as wire:
+            assert wire.value("SELECT 1") == "1"
+        pooler.admin("SHOW CLIENTS")
+        wires[0].close()
+        wait_until(lambda: len([row for row in pooler.admin("SHOW CLIENTS") if row["database"] == "app"]) == 2, what="the end of one")
+        stack.enter_context(pooler.wire("bob"))
+        assert refusal(pooler, "ann").sqlstate == "53300"
+
+
+def test_clients_of_a_user_are_limited(postgres, start_pooler):
+    text = ini_text({"app": f"host=127.0.0.1 port={postgres.port} dbname=app", "other": f"host=127.0.0.1 port={postgres.port} dbname=app"},
+                    {"listen_addr": "127.0.0.1", "listen_port": "@port@", "unix_socket_dir": "@dir@", "auth_file": "@userlist@",
+                     "auth_type": "scram-sha-256", "max_user_client_connections": 2, "pool_mode": "transaction"})
+    pooler = start_pooler(ini=text + "\n[users]\nann = max_user_client_connections=1\n", users=USERS)
+    with pooler.wire("app"), pooler.wire("app", "other"), pooler.wire("ann"):
+        for user in ("app", "ann"):
+            error = refusal(pooler, user)
+            assert error.sqlstate == "53300" and "max_user_client_connections" in str(error)
+        with pytest.raises(ServerError) as info:  # only who has proved who he is learns of it
+            pooler.wire("app", password="wrong").close()
+        assert info.value.sqlstate == "28P01"
+        with pooler.wire("bob") as wire:
+            assert wire.value("SELECT 1") == "1"

@@ -78,8 +78,8 @@ set_up(void **state)
     it.crowds.all = it.all;
     it.crowds.count = 1;
     it.crowds.helpers = helpers_new(4, 1);
-    it.crowds.verifiers = verifiers_new();
-    it.crowds.max_client_conn = 100;
+    crowds_init(&it.crowds);
+    it.crowds.max_client_conn = it.crowds.max_unauthenticated = 100;
     it.crowd.pool.pools = pools_new(it.loop, it.crowds.helpers, it.workers, 1);
     crowd_init(&it.crowd, &it.crowds);
     loop_on_tick(it.loop, tick, NULL);
@@ -109,7 +109,7 @@ tear_down(void **state)
     pools_free(&pools);
     crowd_deinit(&it.crowd);
     helpers_free(&it.crowds.helpers);
-    verifiers_free(&it.crowds.verifiers);
+    crowds_deinit(&it.crowds);
     settings_release(&it.crowd.pool.settings);
     return 0;
 }
