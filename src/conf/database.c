@@ -23,6 +23,7 @@ static const struct
     {"auth_user", offsetof(struct database, auth_user)},
     {"auth_query", offsetof(struct database, auth_query)},
     {"auth_dbname", offsetof(struct database, auth_dbname)},
+    {"password_file", offsetof(struct database, password_file)},
 };
 
 enum
@@ -63,7 +64,7 @@ static const struct
 
 /* Ours too, but not numbers; load_balance_hosts because PgBouncer has a value of its own for it. */
 static const char *const special_keys[] = {"connect_query", "auth_user", "auth_query",
-    "auth_dbname", "datestyle", "timezone", "load_balance_hosts"};
+    "auth_dbname", "password_file", "datestyle", "timezone", "load_balance_hosts"};
 
 /* libpq's keywords, PostgreSQL 15 documentation, 34.1.2. replication is missing: it cannot be
  * pooled. */

@@ -136,6 +136,7 @@ print_database(const struct database *database, const char *lead, FILE *to)
     print_text("auth_user", database->auth_user, to);
     print_text("auth_query", database->auth_query, to);
     print_text("auth_dbname", database->auth_dbname, to);
+    print_text("password_file", database->password_file, to);
     if (database->pool_mode != NOT_SET) {
         print_pair("pool_mode", key_word(KIND_POOL_MODE, database->pool_mode), to);
     }
@@ -188,7 +189,7 @@ static const char ini_top[] =
     ";* = host=db.example.org\n"
     "; Of pgkeel: pool_size min_pool_size reserve_pool_size pool_mode max_db_connections\n"
     ";   max_db_client_connections server_lifetime query_wait_timeout connect_query\n"
-    ";   auth_user auth_query auth_dbname\n"
+    ";   auth_user auth_query auth_dbname password_file\n"
     ";   datestyle timezone. user and password, when given, hold for every client.\n";
 
 static const char ini_users[] =

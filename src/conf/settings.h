@@ -95,8 +95,9 @@ struct database
     const char *user;          /* forced for every client, or NULL */
     const char *password;      /* secret, or NULL */
     const char *host, *port;   /* for people: "" when libpq decides */
-    const char *connect_query; /* or NULL, as the next three */
+    const char *connect_query; /* or NULL, as the next four */
     const char *auth_user, *auth_query, *auth_dbname;
+    const char *password_file; /* read anew for each connection */
     const char
         *identity; /* differs when anything that concerns connecting differs; no secret in clear */
     int64_t pool_size, min_pool_size, reserve_pool_size, max_db_connections,

@@ -88,6 +88,7 @@ struct conninfo
 {
     const char *keywords[DIAL_PARAMS_MAX + 1], *values[DIAL_PARAMS_MAX + 1];
     int count;
+    const char *password_file; /* or NULL */
 };
 
 static void
@@ -115,6 +116,8 @@ read_database(const struct settings *settings, const char *name, const char *use
     }
     add(conninfo, "user", user);
     add(conninfo, "dbname", database->dbname != NULL ? database->dbname : name);
+    bool is_its_own = database->user == NULL || strcmp(database->user, user) == 0;
+    conninfo->password_file = is_its_own ? database->password_file : NULL;
     const char *password = pool_password(settings, database, user);
     if (password != NULL) {
         add(conninfo, "password", password);
@@ -134,6 +137,7 @@ start(struct pool_side *side, const struct conninfo *conninfo, const struct dial
 {
     dial_start(&(struct dial_request){.keywords = conninfo->keywords,
         .values = conninfo->values,
+        .password_file = conninfo->password_file,
         .timeout_us = side->worker->settings->server_connect_timeout,
         .loop = side->worker->loop,
         .helpers = pools_helpers(side->pool->pools),

@@ -23,6 +23,7 @@ struct dial
     struct job job;
     char *keywords[PARAMS_MAX + 1]; /* own */
     char *values[PARAMS_MAX + 1];   /* own; one of them may be a password */
+    char *password_file;            /* owns, or NULL */
     int64_t deadline_us; /* 0: none */
     int stop_fd;
     struct loop *loop; /* borrows */
@@ -38,6 +39,7 @@ dial_free(struct dial *dial)
         free(dial->keywords[i]);
         text_wipe(&dial->values[i]);
     }
+    free(dial->password_file);
     free(dial);
 }
 
@@ -173,10 +175,47 @@ wait_for(const struct dial *dial, PostgresPollingStatusType status)
     }
 }
 
+/* The file's first line becomes the password, whatever its length: tokens of clouds are long, and
+ * change. */
+static bool
+read_password(struct dial *dial)
+{
+    FILE *file = dial->password_file != NULL ? fopen(dial->password_file, "re") : NULL;
+    char *line = NULL;
+    size_t size = 0;
+    int at = 0;
+
+    if (dial->password_file == NULL) {
+        return true;
+    }
+    ssize_t len = file != NULL ? getline(&line, &size, file) : -1;
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (len <= 0) {
+        free(line);
+        return fail_set(&dial->fail, "28000", "password_file \"%s\": %s", dial->password_file,
+            file == NULL ? strerror(errno) : "it is empty");
+    }
+    line[strcspn(line, "\r\n")] = '\0';
+    while (dial->keywords[at] != NULL) {
+        at++;
+    }
+    ensure(at < PARAMS_MAX);
+    dial->keywords[at] = mem_string("password");
+    dial->values[at] = mem_string(line);
+    explicit_bzero(line, (size_t)len);
+    free(line);
+    return true;
+}
+
 /* Runs libpq's state machine to its end. */
 static bool
 connect_now(struct dial *dial)
 {
+    if (!read_password(dial)) {
+        return false;
+    }
     dial->conn = PQconnectStartParams(
         (const char *const *)dial->keywords, (const char *const *)dial->values, 1);
     if (dial->conn == NULL) {
@@ -272,6 +311,8 @@ dial_start(const struct dial_request *request)
         dial->keywords[i] = mem_string(request->keywords[i]);
         dial->values[i] = mem_string(request->values[i]);
     }
+    dial->password_file =
+        request->password_file != NULL ? mem_string(request->password_file) : NULL;
     dial->deadline_us = request->timeout_us > 0 ? loop_clock_us() + request->timeout_us : 0;
     dial->stop_fd = helpers_stop_fd(request->helpers);
     dial->loop = request->loop;

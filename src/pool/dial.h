@@ -27,6 +27,7 @@ struct dial_request
 {
     const char *const *keywords; /* libpq's, NULL-terminated; copied */
     const char *const *values;
+    const char *password_file; /* or NULL: its first line is the password; copied */
     int64_t timeout_us; /* 0: none */
     struct loop *loop;
     struct helpers *helpers;

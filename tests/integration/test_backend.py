@@ -102,3 +102,46 @@ def test_slot_counts_until_postgres_has_closed_its_side(postgres, start_pooler):
             client.value("SELECT pg_sleep(0.1)")
             assert len(postgres.backends("usename = 'app'")) <= 1
     wait_until(lambda: len(postgres.backends("usename = 'app'")) <= 1)
+
+
+def test_password_file_is_read_for_each_connection(fresh_postgres, start_pooler, tmp_path):
+    """Tokens of clouds are long, and new ones come every few minutes: no restart, no reload, and who is connected stays."""
+    server = fresh_postgres()
+    secret = tmp_path / "token"
+    tokens = ["a" * 900, "b" * 3000]
+    server.sql(f"CREATE ROLE cloud LOGIN PASSWORD '{tokens[0]}'")
+    secret.write_text(tokens[0] + "\n")
+    entry = f"host=127.0.0.1 port={server.port} dbname=app user=cloud password_file={secret}"
+    pooler = start_pooler(server, {"app": entry}, pool_size=2)
+    with pooler.wire() as one, pooler.wire() as two:
+        one.query("BEGIN")
+        pid = one.backend_pid()
+        server.sql(f"ALTER ROLE cloud PASSWORD '{tokens[1]}'")
+        secret.write_text(tokens[1])
+        assert two.backend_pid() != pid
+        assert one.backend_pid() == pid
+        one.query("COMMIT")
+    assert tokens[0][:50] not in pooler.log() and tokens[1][:50] not in pooler.log()
+
+
+@pytest.mark.parametrize("content, words", [(None, "No such file"), ("", "it is empty"), ("wrong\n", "password authentication failed")])
+def test_password_file_that_is_of_no_use_is_said(fresh_postgres, start_pooler, tmp_path, content, words):
+    server = fresh_postgres()
+    secret = tmp_path / "token"
+    if content is not None:
+        secret.write_text(content)
+    entry = f"host=127.0.0.1 port={server.port} dbname=app user=app password_file={secret}"
+    pooler = start_pooler(server, {"app": entry}, pool_size=1)
+    with pytest.raises(w.ServerError):
+        pooler.wire().close()
+    assert pooler.log_contains(words)
+    secret.write_text("app-secret")
+    wait_until(lambda: logs_in(pooler), 10, "a login with the right one")
+
+
+def logs_in(pooler):
+    try:
+        with pooler.wire() as wire:
+            return wire.value("SELECT 1") == "1"
+    except w.ServerError:
+        return False
