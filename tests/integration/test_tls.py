@@ -259,9 +259,10 @@ class Tap:
         server = socket.create_connection(("127.0.0.1", self.target))
 
         def there():
-            while data := client.recv(65536):
-                server.sendall(data)
-            server.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                while data := client.recv(65536):
+                    server.sendall(data)
+                server.shutdown(socket.SHUT_WR)
 
         thread = threading.Thread(target=there, daemon=True)
         thread.start()
