@@ -1006,14 +1006,15 @@ def test_abort_of_any_thread_ends_the_process(postgres, start_pooler):
             found += [] if blocked >> (signal.SIGABRT - 1) & 1 else [int(path.name)]
         return sorted(found)
 
-    count = len(threads())
-    assert count == 3
+    count = 3
+    wait_until(lambda: len(threads()) == count, what="three threads that have begun")
     for number in range(count):
         if number > 0:
             pooler.process = None
             pooler.start()
         with pooler.wire() as wire:
             wire.query("SELECT 1")
+            wait_until(lambda: len(threads()) == count, what="three threads that have begun")
             assert ctypes.CDLL(None).syscall(234, pooler.pid, threads()[number], signal.SIGABRT) == 0
             assert pooler.wait(10 if pooler.keeps_freed_memory() else 2) != 0
 

@@ -304,6 +304,7 @@ def test_pins_are_capped(postgres, start_pooler):
         assert four.value("SELECT 1") == "1"
         assert four.value("SELECT count(*) FROM pg_prepared_statements WHERE from_sql") == "0"
         one.query("DROP TABLE mine")
+        wait_until(lambda: pins_of(pool) == ["temporary table"], what="the end of a pin")
         four.query("PREPARE p AS SELECT 1")
         wait_until(lambda: sorted(pins_of(pool)) == ["prepare", "temporary table"], what="the other pin")
         four.query("LISTEN news")

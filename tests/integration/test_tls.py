@@ -1,6 +1,7 @@
 """TLS from clients: modes, certificates, channel binding, reload, and what is not a handshake."""
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -354,17 +355,22 @@ class Middle:
             assert server.recv(1) == b"S"
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            server = context.wrap_socket(server)
-            threading.Thread(target=self.copy, args=(client, server), daemon=True).start()
-            self.copy(server, client)
+            self.pass_on(client, context.wrap_socket(server))
 
     @staticmethod
-    def copy(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(2)
+    def pass_on(client, server):
+        """In one thread: a TLS session is not to be read and written at the same time."""
+        with client, server:
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for source, sink in ((client, server), (server, client)):
+                    if source in ready:
+                        data = source.recv(65536)
+                        while source.pending():
+                            data += source.recv(65536)
+                        if not data:
+                            return
+                        sink.sendall(data)
 
     def __enter__(self):
         return self
