@@ -407,6 +407,10 @@ client_reject(struct client *client, const struct fail *fail)
         client_log(LEVEL_WARN, client, "closing with FATAL %s: %s%s%s", fail->sqlstate, fail->text,
             fail->detail[0] != '\0' ? ": " : "", fail->detail);
     }
+    if (stream_is_shaking_hands(&client->stream)) {
+        client_close(client, fail); /* no words reach the peer before the handshake is over */
+        return;
+    }
     let_go_of_everything(client);
     message_add_error(&buf, "FATAL", fail);
     client_send(client, &buf);

@@ -482,9 +482,15 @@ login_on_event(struct client *client, unsigned what)
     uint8_t *data;
     size_t len;
 
-    if (what & WATCH_WRITE && stream_is_shaking_hands(&client->stream)) {
-        go_on_shaking(client);
+    if (begins_directly(client) && !begin_tls(client, true)) {
         return;
+    }
+    if (stream_is_shaking_hands(&client->stream)) {
+        go_on_shaking(client);
+        if (client->state >= CLIENT_CLOSING || stream_is_shaking_hands(&client->stream)) {
+            return;
+        }
+        what |= WATCH_READ; /* the first packet may have come with the end of the handshake */
     }
     if (what & WATCH_WRITE) {
         stream_flush(&client->stream);
@@ -496,15 +502,6 @@ login_on_event(struct client *client, unsigned what)
         /* Whatever it says now is for later. */
         stream_want_read(&client->stream, false);
         return;
-    }
-    if (begins_directly(client) && !begin_tls(client, true)) {
-        return;
-    }
-    if (stream_is_shaking_hands(&client->stream)) {
-        go_on_shaking(client);
-        if (client->state >= CLIENT_CLOSING || stream_is_shaking_hands(&client->stream)) {
-            return;
-        }
     }
     switch (stream_read(&client->stream, &data, &len)) {
     case STREAM_OK:

@@ -7,6 +7,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 
 import psycopg2
 import pytest
@@ -455,3 +456,17 @@ def test_bad_certificate_on_reload_changes_nothing(start_tls, authority):
         pooler.admin("RELOAD")
     assert subject(pooler) == before and connect(pooler, sslmode="require")
     assert pooler.log_contains("reload failed")
+
+
+def test_refused_handshakes_wait_for_the_peer_without_work(start_tls):
+    pooler = start_tls(client_login_timeout=1)
+    silent = [pooler.dial() for _ in range(3)]
+    for wire in silent:
+        wire.send_raw(SSL_REQUEST)
+        assert wire.recv_bytes(1) == b"S"
+    pooler.wait_for_log("client_login_timeout")
+    before = pooler.cpu_seconds()
+    time.sleep(1)
+    assert pooler.cpu_seconds() - before < 0.3
+    for wire in silent:
+        wire.close()
