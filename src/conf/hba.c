@@ -123,7 +123,7 @@ read_address(struct lines *lines, struct entry *entry, const struct field *field
         return 1;
     }
     struct range mask = {0};
-    if (count < 2 || !range_parse(fields[1].words[0].text, &mask) ||
+    if (count < 2 || fields[1].count != 1 || !range_parse(fields[1].words[0].text, &mask) ||
         mask.family != entry->range.family) {
         lines_complain(lines, "expected the length of the network (/32) or a mask");
         return 0;
@@ -247,7 +247,7 @@ static bool
 read_connection(struct lines *lines, struct entry *entry, const struct field *field)
 {
     for (size_t i = 0; i < sizeof(connection_words) / sizeof(connection_words[0]); i++) {
-        if (word_is(&field->words[0], connection_words[i].name)) {
+        if (field->count == 1 && word_is(&field->words[0], connection_words[i].name)) {
             entry->connections = connection_words[i].connections;
             return true;
         }
@@ -276,8 +276,10 @@ read_rest(struct lines *lines, struct entry *entry, const struct field *fields, 
         return false;
     }
     for (at++; at < count; at++) {
-        if (!read_option(lines, entry, fields[at].words[0].text)) {
-            return false;
+        for (size_t i = 0; i < fields[at].count; i++) {
+            if (!read_option(lines, entry, fields[at].words[i].text)) {
+                return false;
+            }
         }
     }
     return check_combination(lines, entry);
@@ -381,13 +383,15 @@ is_database(const struct field *field, const struct hba_client *client)
 {
     for (size_t i = 0; i < field->count; i++) {
         const struct word *word = &field->words[i];
-        bool is_same = word_is(word, "sameuser") && strcmp(client->database, client->user) == 0;
-        if (client->is_replication) {
-            if (word_is(word, "replication")) {
-                return true;
-            }
-        } else if (word_is(word, "all") || is_same ||
-                   (!word_is(word, "replication") && word_fits(word, client->database))) {
+        bool is_fitting = word_is(word, "all");
+        if (client->is_replication || word_is(word, "replication")) {
+            is_fitting = client->is_replication && word_is(word, "replication");
+        } else if (word_is(word, "sameuser")) {
+            is_fitting = strcmp(client->database, client->user) == 0;
+        } else if (!is_fitting) {
+            is_fitting = word_fits(word, client->database);
+        }
+        if (is_fitting) {
             return true;
         }
     }

@@ -136,6 +136,16 @@ test_mistakes_are_told_each_with_its_line(void **state)
         {"host @names all all trust", "files of names"},
         {"host \"all all all trust", "a quote is not closed"},
         {"host /( all all trust", "regular expression"},
+        {"host /^tmp\\d+$ all all reject", "not POSIX's"},
+        {"host all /^(?!app_) all reject", "not POSIX's"},
+        {"host all /^[\\w.]+$ all reject", "not POSIX's"},
+        {"host all /***=ann all reject", "not POSIX's"},
+        {"hostnossl,hostssl all all all reject", "1: expected local, host"},
+        {"host all all 10.0.0.0 255.0.0.0,255.255.0.0 trust", "or a mask"},
+        {"hostssl all all all trust\vclientcert=verify-full", "expected a method"},
+        {"hostssl all all all md5 clientcert=verify-full,x=y", "an option"},
+        {"host all a,\"b all trust", "a quote is not closed"},
+        {"include /nowhere,/etc/passwd", "cannot include"},
         {"include /nowhere", "1: No such file"},
         {"include_dir /tmp", "include_dir"},
         {"host all all all trust\\\n\\\nx\nlocal", "4: expected database"},
@@ -200,6 +210,72 @@ test_included_files_and_endless_includes(void **state)
     unlink(path);
 }
 
+static void
+test_words_are_read_as_postgres_reads_them(void **state)
+{
+    struct hba *hba = read_texts("host sameuser all all reject\n"
+                                 "host \"/^tmp_[0-9]{1,2}$\" \"a\"\"b\" all reject\n"
+                                 "host /^[^]]x$|^\\w\\.[[:digit:]]$ all all reject\n",
+        NULL);
+    static const struct
+    {
+        struct hba_client client;
+        int line;
+    } rows[] = {
+        {{.database = "sameuser", .user = "ann", .address = "1.1.1.1"}, 0},
+        {{.database = "sameuser", .user = "sameuser", .address = "1.1.1.1"}, 1},
+        {{.database = "tmp_12", .user = "a\"b", .address = "1.1.1.1"}, 2},
+        {{.database = "tmp_123", .user = "a\"b", .address = "1.1.1.1"}, 0},
+        {{.database = "tmp_12", .user = "ab", .address = "1.1.1.1"}, 0},
+        {{.database = "yx", .user = "ann", .address = "1.1.1.1"}, 3},
+        {{.database = "]x", .user = "ann", .address = "1.1.1.1"}, 0},
+        {{.database = "a.7", .user = "ann", .address = "1.1.1.1"}, 3},
+    };
+
+    (void)state;
+    assert_string_equal(findings, "");
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        assert_int_equal(line_for(hba, rows[i].client), rows[i].line);
+    }
+    hba_free(&hba);
+}
+
+static void
+test_every_option_between_commas_counts(void **state)
+{
+    struct hba *hba = read_texts("hostssl all all all cert clientcert=verify-full,map=m\n"
+                                 "hostssl all all all md5 map=m,clientcert=verify-full\n",
+        "m anna ann\n");
+    struct hba_client client = {
+        .database = "x", .user = "ann", .address = "1.1.1.1", .has_tls = true};
+
+    (void)state;
+    assert_string_equal(findings, "");
+    const struct hba_rule *rule = hba_find(hba, &client);
+    assert_string_equal(rule->map, "m");
+    assert_true(rule->needs_certificate && rule->needs_name);
+    assert_false(hba_maps(hba, rule, "ann", "ann"));
+    hba_free(&hba);
+}
+
+static void
+test_relative_includes_are_beside_the_file_that_has_them(void **state)
+{
+    char path[64], text[200];
+
+    (void)state;
+    write_file(path, "host all ann all reject\n");
+    snprintf(text, sizeof(text), "include_if_exists %s\nhost all all all trust\n",
+        strrchr(path, '/') + 1);
+    struct hba *hba = read_texts(text, NULL);
+    struct hba_client client = {.database = "x", .user = "ann", .address = "1.1.1.1"};
+    assert_int_equal(line_for(hba, client), 1);
+    client.user = "bob";
+    assert_int_equal(line_for(hba, client), 2);
+    hba_free(&hba);
+    unlink(path);
+}
+
 int
 main(void)
 {
@@ -207,6 +283,9 @@ main(void)
         cmocka_unit_test(test_first_rule_that_fits_counts),
         cmocka_unit_test(test_mistakes_are_told_each_with_its_line),
         cmocka_unit_test(test_maps),
+        cmocka_unit_test(test_words_are_read_as_postgres_reads_them),
+        cmocka_unit_test(test_every_option_between_commas_counts),
+        cmocka_unit_test(test_relative_includes_are_beside_the_file_that_has_them),
         cmocka_unit_test(test_included_files_and_endless_includes),
     };
 
