@@ -67,11 +67,20 @@ system_names_user(const struct client *client, const struct hba_rule *rule)
 
 /* ---- methods ---- */
 
+/* A verifier can be checked without the password ever being sent. Who is unknown is asked as if
+ * there was one, wherever others have them: the question must not tell who exists. */
 static enum method
-with_password(const struct login *login, enum method method)
+with_password(const struct client *client, enum method method)
 {
-    /* A verifier can be checked without the password ever being sent. */
-    return login->secret_kind == SECRET_SCRAM ? METHOD_SCRAM : method;
+    const struct login *login = client->login;
+    const char *asking = settings_auth_user(login->settings, client->identity.database);
+    bool are_looked_up = asking[0] != '\0' && !login->is_console;
+    bool has_verifier = login->secret_kind == SECRET_SCRAM;
+
+    if (login->secret == NULL) {
+        has_verifier = are_looked_up || users_have_verifiers(login->settings->userlist);
+    }
+    return has_verifier ? METHOD_SCRAM : method;
 }
 
 /* Trust asks for no password, but only who is known is a user. */
@@ -124,10 +133,10 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
     case HBA_REJECT:
         return refuse(client, "pg_hba.conf rejects connection for", fail);
     case HBA_PLAIN:
-        login->method = with_password(login, METHOD_PLAIN);
+        login->method = with_password(client, METHOD_PLAIN);
         return true;
     case HBA_MD5:
-        login->method = with_password(login, METHOD_MD5);
+        login->method = with_password(client, METHOD_MD5);
         return true;
     case HBA_SCRAM:
         login->method = METHOD_SCRAM;
@@ -181,10 +190,10 @@ admit_choose_method(struct client *client, struct fail *fail)
         login->method = trust(client);
         return true;
     case AUTH_TYPE_PLAIN:
-        login->method = with_password(login, METHOD_PLAIN);
+        login->method = with_password(client, METHOD_PLAIN);
         return true;
     case AUTH_TYPE_MD5:
-        login->method = with_password(login, METHOD_MD5);
+        login->method = with_password(client, METHOD_MD5);
         return true;
     case AUTH_TYPE_SCRAM:
         login->method = METHOD_SCRAM;

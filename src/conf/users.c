@@ -23,6 +23,7 @@ struct entry
 struct users
 {
     struct entry *entries;
+    size_t verifiers; /* how many of their secrets are */
 };
 
 struct users *
@@ -83,11 +84,13 @@ users_add(struct users *users, const char *name, const char *secret)
         entry->name = mem_string(name);
         HASH_ADD_KEYPTR(hh, users->entries, entry->name, strlen(entry->name), entry);
     }
+    users->verifiers -= entry->secret != NULL && entry->user.kind == SECRET_SCRAM;
     text_wipe(&entry->secret);
     entry->secret = mem_string(secret);
     entry->user.name = entry->name;
     entry->user.secret = entry->secret;
     entry->user.kind = users_kind(secret);
+    users->verifiers += entry->user.kind == SECRET_SCRAM;
 }
 
 const struct user *
@@ -96,6 +99,12 @@ users_find(const struct users *users, const char *name)
     struct entry *entry = find(users, name);
 
     return entry == NULL ? NULL : &entry->user;
+}
+
+bool
+users_have_verifiers(const struct users *users)
+{
+    return users->verifiers > 0;
 }
 
 size_t

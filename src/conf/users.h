@@ -37,6 +37,7 @@ void users_add(struct users *users, const char *name, const char *secret);
 
 const struct user *users_find(const struct users *users, const char *name);
 size_t users_count(const struct users *users);
+bool users_have_verifiers(const struct users *users); /* of SCRAM, at least one */
 
 /* What a secret is. */
 enum secret_kind users_kind(const char *secret);

@@ -159,3 +159,12 @@ def test_secrets_are_nowhere_to_be_seen(start):
     pooler = start()
     assert outcome(pooler, "dora") == "1"
     assert "SCRAM-SHA-256$" not in pooler.log() and "asker-secret" not in pooler.log()
+
+
+@pytest.mark.parametrize("auth_type", ["md5", "plain"])
+def test_question_does_not_tell_who_exists(start, auth_type):
+    pooler = start(auth_type)
+    for user in ("dora", "nobody", "late", "bare"):
+        with pooler.dial() as wire:
+            wire.startup(user)
+            assert wire.asked_method() == 10, user
