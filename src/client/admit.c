@@ -160,7 +160,7 @@ find_rule(struct client *client, struct fail *fail)
         .user = client->identity.user,
         .address = client->identity.is_unix ? NULL : address,
         .has_tls = client->stream.ssl != NULL,
-        .is_replication = login->replication != NULL &&
+        .is_replication = login->replication != NULL && !login->is_console &&
                           strcmp(login->replication, "database") != 0};
 
     peer_address(client, address, sizeof(address));

@@ -206,3 +206,11 @@ def test_rules_change_on_reload_and_bad_ones_do_not(postgres, start_pooler, auth
                 console.dicts("RELOAD")
         assert "rejects" in libpq_outcome(pooler.port, "app", "ann", password_of("ann"), False, {})
         assert w.rows(wire.query("SELECT 1")) == [("1",)]
+
+
+def test_console_is_a_database_to_the_rules_whatever_replication_says(postgres, start_pooler, authority, tmp_path):
+    rules = "host pgkeel all all reject\nhost replication all all scram-sha-256\nhost app all all scram-sha-256\n"
+    pooler = start_with(start_pooler, tmp_path, authority, rules, postgres=postgres, admin_users="app")
+    for more in ({}, {"replication": "true"}, {"replication": "database"}):
+        with pooler.dial() as wire, pytest.raises(ServerError, match="rejects connection"):
+            wire.startup("app", "pgkeel", **more).login()
