@@ -156,6 +156,17 @@ choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_len,
     return SSL_TLSEXT_ERR_OK;
 }
 
+/* Nobody is there to be asked for the password of a key: OpenSSL would ask on the terminal. */
+static int
+refuse_password(char *to, int size, int is_writing, void *arg)
+{
+    (void)to;
+    (void)size;
+    (void)is_writing;
+    (void)arg;
+    return 0;
+}
+
 static void
 set_habits(SSL_CTX *context)
 {
@@ -171,6 +182,7 @@ set_habits(SSL_CTX *context)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_session_id_context(context, name, sizeof(name) - 1);
     SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL);
+    SSL_CTX_set_default_passwd_cb(context, refuse_password);
 }
 
 struct tls *

@@ -1,6 +1,8 @@
 """TLS from clients: modes, certificates, channel binding, reload, and what is not a handshake."""
 import asyncio
 import contextlib
+import os
+import pty
 import select
 import socket
 import ssl
@@ -14,7 +16,7 @@ import pytest
 
 from harness import password_of, wait_until
 from harness import wire as w
-from harness.certificates import Authority
+from harness.certificates import Authority, openssl
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
@@ -470,3 +472,20 @@ def test_refused_handshakes_wait_for_the_peer_without_work(start_tls):
     assert pooler.cpu_seconds() - before < 0.3
     for wire in silent:
         wire.close()
+
+
+def test_password_of_a_key_is_never_asked_for(postgres, start_pooler, authority, tmp_path):
+    certificate, key = authority.server
+    locked = tmp_path / "locked.key"
+    openssl("pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    pooler = start_pooler(postgres, start=False, client_tls_sslmode="require", client_tls_cert_file=certificate, client_tls_key_file=locked)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", 'exec timeout --foreground 5 "$@"', "sh", *map(str, pooler.command()), "--check"])
+    said = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(terminal, 4096):
+            said += data
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert b"client_tls_key_file" in said and b"pass phrase" not in said
