@@ -216,12 +216,16 @@ client_become(struct client *client, enum client_state state)
 static void
 limit_strangers(struct crowd *crowd)
 {
-    static const enum client_state unproven[] = {CLIENT_GREETING, CLIENT_LOGIN};
+    static const enum client_state unproven[] = {
+        CLIENT_GREETING, CLIENT_LOGIN, CLIENT_VERIFYING};
     int64_t most = atomic_load(&crowd->crowds->max_unauthenticated) / crowd->crowds->count;
-    int64_t count = crowd->count[CLIENT_GREETING] + crowd->count[CLIENT_LOGIN];
     struct client *oldest = NULL;
+    int64_t count = 0;
     struct fail fail;
 
+    for (size_t i = 0; i < sizeof(unproven) / sizeof(unproven[0]); i++) {
+        count += crowd->count[unproven[i]];
+    }
     if (count <= (most > 1 ? most : 1)) {
         return;
     }
@@ -310,10 +314,14 @@ free_now(void *arg)
     free(client);
 }
 
-/* Gives up everything but the socket; idempotent. */
+/* Gives up everything but the socket; idempotent. Its place among max_client_conn, too: who is told
+ * to go could keep it by not going. */
 static void
 let_go_of_everything(struct client *client)
 {
+    if (client->state < CLIENT_CLOSING && client->identity.user != NULL) {
+        atomic_fetch_sub(&client->crowd->crowds->clients, 1);
+    }
     if (client->handler != NULL) {
         client->handler->on_close(client);
         client->handler = NULL;
@@ -353,9 +361,6 @@ client_close(struct client *client, const struct fail *fail)
     deadline_stop(&client->deadline);
     client_become(client, CLIENT_CLOSED);
     delist(client);
-    if (client->identity.user != NULL) {
-        atomic_fetch_sub(&crowd->crowds->clients, 1);
-    }
     atomic_fetch_sub(&crowd->load, 1);
     slots_remove(&crowd->tickets, client->ticket);
     watch_want(&client->stream.watch, 0);

@@ -347,3 +347,15 @@ def test_silent_connections_do_not_keep_clients_out(postgres, start_pooler):
         for sock in silent:
             sock.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_place_of_a_client_that_is_told_to_go_is_free_at_once(postgres, start_pooler):
+    pooler = start_pooler(postgres, workers=1, max_unauthenticated=4, max_client_conn=8)
+    strangers = []
+    for _ in range(20):
+        strangers.append(pooler.dial().startup())
+        strangers[-1].asked_method()
+    with pooler.wire() as wire:  # none of them has closed its side
+        assert wire.value("SELECT 1") == "1"
+    for wire in strangers:
+        wire.close()
