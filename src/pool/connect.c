@@ -194,6 +194,7 @@ connect_lookup(const struct settings *settings, const char *database,
     add(&conninfo, "application_name", "pgkeel: looks up users");
     request->keywords = conninfo.keywords;
     request->values = conninfo.values;
+    request->password_file = conninfo.password_file;
     request->query = settings_auth_query(settings, database);
     request->timeout_us = settings->server_connect_timeout;
     lookup_start(request);

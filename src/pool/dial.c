@@ -245,14 +245,20 @@ connect_now(struct dial *dial)
 struct pg_conn *
 dial_now(const struct dial_request *request, int64_t deadline_us, int stop_fd, struct fail *fail)
 {
-    struct dial dial = {.deadline_us = deadline_us, .stop_fd = stop_fd};
+    struct dial dial = {.password_file = (char *)request->password_file,
+        .deadline_us = deadline_us,
+        .stop_fd = stop_fd};
+    int count = 0;
 
-    for (int i = 0; request->keywords[i] != NULL; i++) {
-        ensure(i < PARAMS_MAX);
-        dial.keywords[i] = (char *)request->keywords[i];
-        dial.values[i] = (char *)request->values[i];
+    for (; request->keywords[count] != NULL; count++) {
+        ensure(count < PARAMS_MAX);
+        dial.keywords[count] = (char *)request->keywords[count];
+        dial.values[count] = (char *)request->values[count];
     }
-    if (!connect_now(&dial)) {
+    bool is_connected = connect_now(&dial);
+    free(dial.keywords[count]); /* what the file gave */
+    text_wipe(&dial.values[count]);
+    if (!is_connected) {
         *fail = dial.fail;
         PQfinish(dial.conn);
         return NULL;

@@ -52,6 +52,7 @@ struct lookup
     struct loop *loop;       /* borrows */
     char *database, *user, *query; /* own */
     char *keywords[PARAMS_MAX + 1], *values[PARAMS_MAX + 1]; /* own; a password among them */
+    char *password_file; /* owns, or NULL */
     int64_t deadline_us;
     int stop_fd;
     struct lookup_answer answer;
@@ -308,6 +309,7 @@ free_lookup(struct lookup *lookup)
     free(lookup->database);
     free(lookup->user);
     free(lookup->query);
+    free(lookup->password_file);
     explicit_bzero(&lookup->answer, sizeof(lookup->answer));
     free(lookup);
 }
@@ -336,7 +338,8 @@ look_up(struct lookup *lookup)
 {
     struct pg_conn *conn = take_kept(lookup);
     struct dial_request request = {.keywords = (const char *const *)lookup->keywords,
-        .values = (const char *const *)lookup->values};
+        .values = (const char *const *)lookup->values,
+        .password_file = lookup->password_file};
 
     if (conn != NULL && !ask(lookup, conn)) {
         PQfinish(conn);
@@ -385,6 +388,8 @@ lookup_start(const struct lookup_request *request)
     lookup->database = mem_string(request->database);
     lookup->user = mem_string(request->user);
     lookup->query = mem_string(request->query);
+    lookup->password_file =
+        request->password_file != NULL ? mem_string(request->password_file) : NULL;
     lookup->deadline_us = loop_clock_us() + request->timeout_us;
     lookup->stop_fd = helpers_stop_fd(request->helpers);
     lookup->done = request->done;

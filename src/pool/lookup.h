@@ -31,6 +31,7 @@ struct lookup_request
     struct lookups *lookups;
     const char *database, *user;         /* copied, as all texts */
     const char *const *keywords, *const *values; /* libpq's */
+    const char *password_file;                   /* or NULL */
     const char *query;
     int64_t timeout_us;
     struct loop *loop;

@@ -1,5 +1,6 @@
 """Users that only PostgreSQL knows: auth_user, auth_query, auth_dbname."""
 import threading
+import time
 
 import pytest
 
@@ -168,3 +169,29 @@ def test_question_does_not_tell_who_exists(start, auth_type):
         with pooler.dial() as wire:
             wire.startup(user)
             assert wire.asked_method() == 10, user
+
+
+def test_the_one_who_asks_may_have_its_password_in_a_file(server, start_pooler, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("asker-secret\n")
+    databases = {"app": f"host=127.0.0.1 port={server.port} dbname=app user=asker password_file={token}"}
+    pooler = start_pooler(databases=databases, users=(), listen_addr="127.0.0.1", listen_port="@port@", auth_file="@userlist@",
+                          auth_type="scram-sha-256", auth_user="asker")
+    assert outcome(pooler, "dora") == "1"
+    assert outcome(pooler, "dora", "x") == "28P01"
+    token.write_text("wrong\n")
+    server.terminate_backends(ASKS)
+    assert outcome(pooler, "nobody", "x") == "08006"
+
+
+def test_clients_that_wait_for_their_lookup_have_not_logged_in(start):
+    pooler = start(workers=1, helpers=4, max_unauthenticated=4, max_client_conn=12,
+                   auth_query="SELECT $1, NULL FROM pg_sleep(0.5)")
+    strangers = []
+    for i in range(20):
+        strangers.append(pooler.dial().startup(f"stranger{i}"))
+        time.sleep(0.01)
+    with pooler.wire("ann") as wire:  # they may be told to go, but keep no place by staying
+        assert wire.value("SELECT 1") == "1"
+    for wire in strangers:
+        wire.close()
