@@ -186,6 +186,22 @@ login_resume(struct client *client, const struct fail *reason)
 
 /* ---- first packets ---- */
 
+/* As long as PostgreSQL's names are: it would cut the rest off, and rules are for what is left. */
+static char *
+name_of(const char *text)
+{
+    enum
+    {
+        NAME_LEN = 63
+    };
+    char *name = mem_string(text);
+
+    if (strlen(name) > NAME_LEN) {
+        name[NAME_LEN] = '\0';
+    }
+    return name;
+}
+
 static bool
 take_login(struct client *client, const struct startup *startup, struct fail *fail)
 {
@@ -194,8 +210,8 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     struct buf buf = {0};
 
     client->login = login;
-    client->identity.user = mem_string(startup->user);
-    client->identity.database = mem_string(startup->database);
+    client->identity.user = name_of(startup->user);
+    client->identity.database = name_of(startup->database);
     login->settings = settings_hold(crowd->pool.settings);
     login->is_console = login_is_console(startup->database);
     if (replication_is_wanted(startup->replication)) {

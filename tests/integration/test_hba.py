@@ -193,6 +193,16 @@ def test_certificate_besides_a_password(postgres, start_pooler, authority, tmp_p
         pooler.port, "app", "ann", password_of("ann"), True, {"sslcert": str(other[0]), "sslkey": str(other[1])})
 
 
+def test_names_are_cut_as_postgres_cuts_them(postgres, start_pooler, authority, tmp_path):
+    """A rule for a name of 63 bytes was passed by under a longer one."""
+    name = "n" * 63
+    postgres.sql(f"DROP ROLE IF EXISTS {name}", f"CREATE ROLE {name} LOGIN PASSWORD '{password_of(name)}'")
+    pooler = start_with(start_pooler, tmp_path, authority, f"host all {name} all reject\nhost all all all scram-sha-256\n", postgres=postgres,
+                        users=(name, "app"))
+    for user in (name, name + "x"):
+        assert "pg_hba.conf rejects" in libpq_outcome(pooler.port, "app", user, password_of(name), False, {})
+
+
 def test_rules_change_on_reload_and_bad_ones_do_not(postgres, start_pooler, authority, tmp_path):
     pooler = start_with(start_pooler, tmp_path, authority, "host all all all scram-sha-256\n", postgres=postgres, admin_users="app")
     with pooler.wire() as wire:
