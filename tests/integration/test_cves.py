@@ -166,15 +166,19 @@ def test_error_in_a_session_with_fields_missing_or_twice(postgres, behind, field
 @pytest.mark.slow
 def test_endless_derivation_for_a_server_holds_up_no_client(postgres, start_pooler):
     """CVE-2026-42198 of pgjdbc: a server that asks for billions of iterations. The helper works for it; the loops do not."""
+    iterations = [b"3000000"]
+
     def serve(sock):
         read_packet(sock, False)
         sock.sendall(AUTH_SASL)
         nonce = read_packet(sock, True).rpartition(b"r=")[2]
-        sock.sendall(w.message(b"R", struct.pack("!i", 11) + b"r=" + nonce + b"abc,s=c2FsdA==,i=3000000"))
+        sock.sendall(w.message(b"R", struct.pack("!i", 11) + b"r=" + nonce + b"abc,s=c2FsdA==,i=" + iterations[0]))
         sock.recv(1000)
 
     with FakeServer(serve) as fake:
         pooler = with_fake(start_pooler, postgres, fake)
+        if pooler.keeps_freed_memory():  # a sanitizer: it must end before the process does, which waits for 5 s
+            iterations[0] = b"300000"
         with pooler.dial() as waiting:
             waiting.startup("app", "fake")
             wait_until(lambda: fake.served > 0, what="a dial")
