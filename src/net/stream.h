@@ -25,7 +25,6 @@ struct stream
 {
     struct watch watch;
     struct ssl_st *ssl;   /* NULL: plain */
-    bool owns_ssl;        /* else it belongs to a PGconn */
     struct buf in;        /* owns: the incomplete tail of the last read */
     struct buf out;       /* owns: what the kernel did not take */
     uint64_t offered;     /* bytes handed to stream_write() so far */
@@ -34,6 +33,7 @@ struct stream
     bool is_write_broken; /* writing failed; reading may still tell why */
     bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
     bool has_leftover;    /* more was kept than one read returns: the same */
+    bool owns_ssl;        /* else `ssl` belongs to a PGconn; here, where it takes no room */
 };
 
 /* Takes a non-blocking socket; fn is called with WATCH_ bits once attached. */
