@@ -167,7 +167,7 @@ reject_slow(struct client *client)
     client_reject(client, &fail);
 }
 
-/* The message of a client that this notification is for is put where it waits for its time. */
+/* Puts the notification where it waits for its time, if the client is to be told of it. */
 static void
 hear(struct listening *listening, const char *name, const struct message *message)
 {

@@ -21,6 +21,7 @@
 #include "wire/message.h"
 #include "wire/password.h"
 #include "wire/scram.h"
+#include "wire/session.h"
 #include "wire/startup.h"
 
 #include <arpa/inet.h>
@@ -86,21 +87,29 @@ start_scram(struct client *client, const char *verifier_text)
     challenge_sasl(client);
 }
 
+/* What came while a helper worked for the login. */
+static void
+take_kept(struct client *client)
+{
+    uint8_t *data;
+    size_t len;
+
+    if (stream_kept(&client->stream, &data, &len) == STREAM_OK) {
+        take_packets(client, data, len);
+    }
+}
+
 /* A helper derived the verifier: go on if the client is still there. */
 static void
 on_verifier(void *arg, uint64_t ticket, const char *verifier)
 {
     struct crowd *crowd = arg;
     struct client *client = slots_find(&crowd->tickets, ticket);
-    uint8_t *data;
-    size_t len;
 
     if (client != NULL && client->state == CLIENT_VERIFYING) {
         start_scram(client, verifier);
         stream_want_read(&client->stream, true);
-        if (stream_kept(&client->stream, &data, &len) == STREAM_OK) {
-            take_packets(client, data, len);
-        }
+        take_kept(client);
     }
 }
 
@@ -168,8 +177,6 @@ void
 login_resume(struct client *client, const struct fail *reason)
 {
     struct fail fail;
-    uint8_t *data;
-    size_t len;
 
     if (reason != NULL) {
         client_reject(client, reason);
@@ -178,9 +185,8 @@ login_resume(struct client *client, const struct fail *reason)
     stream_want_read(&client->stream, true);
     if (!login_go_on(client, &fail)) {
         client_reject(client, &fail);
-    } else if (client->state == CLIENT_LOGIN &&
-               stream_kept(&client->stream, &data, &len) == STREAM_OK) {
-        take_packets(client, data, len);
+    } else if (client->state == CLIENT_LOGIN) {
+        take_kept(client);
     }
 }
 
@@ -190,16 +196,10 @@ login_resume(struct client *client, const struct fail *reason)
 static char *
 name_of(const char *text)
 {
-    enum
-    {
-        NAME_LEN = 63
-    };
-    char *name = mem_string(text);
+    char name[SESSION_NAME_SIZE];
 
-    if (strlen(name) > NAME_LEN) {
-        name[NAME_LEN] = '\0';
-    }
-    return name;
+    (void)text_copy(name, sizeof(name), text);
+    return mem_string(name);
 }
 
 static bool

@@ -70,12 +70,17 @@ on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
     scrub_align(backend);
 }
 
+/* Whether the database's password, or the file with it, is this user's. */
+static bool
+is_its_own(const struct database *database, const char *user)
+{
+    return database->user == NULL || strcmp(database->user, user) == 0;
+}
+
 static const char *
 pool_password(const struct settings *settings, const struct database *database, const char *user)
 {
-    bool is_its_own = database->user == NULL || strcmp(database->user, user) == 0;
-
-    if (database->password != NULL && is_its_own) {
+    if (database->password != NULL && is_its_own(database, user)) {
         return database->password;
     }
     const struct user *entry = users_find(settings->userlist, user);
@@ -116,8 +121,7 @@ read_database(const struct settings *settings, const char *name, const char *use
     }
     add(conninfo, "user", user);
     add(conninfo, "dbname", database->dbname != NULL ? database->dbname : name);
-    bool is_its_own = database->user == NULL || strcmp(database->user, user) == 0;
-    conninfo->password_file = is_its_own ? database->password_file : NULL;
+    conninfo->password_file = is_its_own(database, user) ? database->password_file : NULL;
     const char *password = pool_password(settings, database, user);
     if (password != NULL) {
         add(conninfo, "password", password);

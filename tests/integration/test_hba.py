@@ -23,10 +23,7 @@ RULES = "hostnossl cert all 127.0.0.1/32 reject\n" + "".join(
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    authority = Authority(tmp_path_factory.mktemp("hba"))
-    authority.server = authority.issue("localhost", alt="DNS:localhost,IP:127.0.0.1")
-    authority.ann = authority.issue("ann")
-    return authority
+    return Authority.with_server(tmp_path_factory.mktemp("hba"), "ann")
 
 
 def start_with(start_pooler, tmp_path, authority, rules, ident=None, databases=None, postgres=None, **settings):

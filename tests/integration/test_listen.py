@@ -667,7 +667,7 @@ def test_session_is_asked_when_no_cancel_can_hit_the_question(postgres, start_po
                             server_tls_sslmode="disable", shared_listener="0")
         with pool.wire() as wire:
             wire.send_raw(w.query("LISTEN news; SELECT pg_sleep(0.5)"))
-            time.sleep(0.2)
+            wait_until(lambda: postgres.backends("state = 'active' AND query LIKE 'LISTEN news; SELECT pg_sleep%'"), what="the query")
             with pool.dial() as canceller:
                 canceller.cancel_request(wire.pid, wire.key)
             wait_until(lambda: relay.cancels == 1, what="the cancel")

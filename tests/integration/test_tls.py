@@ -23,10 +23,7 @@ SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    authority = Authority(tmp_path_factory.mktemp("tls"))
-    authority.server = authority.issue("localhost", alt="DNS:localhost,IP:127.0.0.1")
-    authority.app = authority.issue("app")
-    return authority
+    return Authority.with_server(tmp_path_factory.mktemp("tls"), "app")
 
 
 @pytest.fixture
@@ -63,6 +60,14 @@ class TlsWire(w.Wire):
             self.socket.sendall(SSL_REQUEST)
             assert self.socket.recv(1) == b"S"
         self.socket = context.wrap_socket(self.socket)
+
+
+def ask_for_tls(pooler):
+    """A connection whose handshake may begin."""
+    wire = pooler.dial()
+    wire.send_raw(SSL_REQUEST)
+    assert wire.recv_bytes(1) == b"S"
+    return wire
 
 
 # ---- modes
@@ -179,10 +184,8 @@ def test_second_request_for_tls_is_declined(start_tls):
 
 def test_unfinished_handshakes_cost_nobody_anything(start_tls):
     pooler = start_tls(client_login_timeout=1)
-    silent = [pooler.dial() for _ in range(50)]
+    silent = [ask_for_tls(pooler) for _ in range(50)]
     for wire in silent:
-        wire.send_raw(SSL_REQUEST)
-        assert wire.recv_bytes(1) == b"S"
         wire.send_raw(b"\x16\x03\x01")
     with TlsWire(pooler) as wire:
         assert wire.startup().login().value("SELECT 1") == "1"
@@ -462,10 +465,7 @@ def test_bad_certificate_on_reload_changes_nothing(start_tls, authority):
 
 def test_refused_handshakes_wait_for_the_peer_without_work(start_tls):
     pooler = start_tls(client_login_timeout=1)
-    silent = [pooler.dial() for _ in range(3)]
-    for wire in silent:
-        wire.send_raw(SSL_REQUEST)
-        assert wire.recv_bytes(1) == b"S"
+    silent = [ask_for_tls(pooler) for _ in range(3)]
     pooler.wait_for_log("client_login_timeout")
     before = pooler.cpu_seconds()
     time.sleep(1)

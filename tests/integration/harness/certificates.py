@@ -14,6 +14,15 @@ class Authority:
         openssl("req", "-new", "-x509", "-newkey", "rsa:2048", "-days", 2, "-nodes", "-subj", f"/CN={name}", "-out", self.certificate,
                 "-keyout", self.key)
 
+    @classmethod
+    def with_server(cls, folder, *clients):
+        """An authority with a pair for the server's end here (`server`), and one for each of these clients, by its name."""
+        authority = cls(folder)
+        authority.server = authority.issue("localhost", alt="DNS:localhost,IP:127.0.0.1")
+        for name in clients:
+            setattr(authority, name, authority.issue(name))
+        return authority
+
     def issue(self, name, file=None, alt=None, digest="sha256", kind=("rsa:2048",)):
         """Certificate and key for this common name."""
         path = self.folder / (file or name)
