@@ -1,7 +1,7 @@
 /*
  * Threads for blocking jobs. One mutex guards the queues and the numbers; no job runs and no
- * callback is called with it held. All threads are alike: that some are kept for urgent jobs only
- * means that ordinary ones never occupy more than the rest.
+ * callback is called with it held. All threads are alike: that some are kept for a kind of jobs
+ * means that the other kinds never occupy more than the rest.
  */
 #include "base/helpers.h"
 
@@ -31,17 +31,16 @@ struct helpers
     pthread_mutex_t mutex; /* guards all below it */
     pthread_cond_t work;   /* something to take, or stopped */
     pthread_cond_t ended;  /* alive became 0 */
-    struct queue urgent;
-    struct queue ordinary;
-    unsigned ordinary_busy; /* ordinary jobs that run now */
+    struct queue queues[JOB_KINDS];
+    unsigned busy[JOB_KINDS]; /* jobs that run now */
     unsigned idle;          /* threads that wait for work, or were just started to do so */
     unsigned alive;         /* threads that did not end yet */
     unsigned started;       /* members of threads */
     bool is_stopped;
 
     /* set by helpers_new(), never changed */
-    unsigned most;
-    unsigned ordinary_most;
+    unsigned most[JOB_KINDS]; /* jobs of a kind that may run at a time */
+    unsigned threads_most;
     int stop_fd;
     pthread_t *threads; /* owns */
 };
@@ -74,15 +73,17 @@ queue_pop(struct queue *queue)
 }
 
 struct helpers *
-helpers_new(unsigned most, unsigned kept)
+helpers_new(unsigned most, unsigned kept, unsigned heavy)
 {
     pthread_condattr_t attr;
     struct helpers *helpers = mem_new(sizeof(*helpers));
 
-    ensure(most > kept);
-    helpers->most = most;
-    helpers->ordinary_most = most - kept;
-    helpers->threads = mem_new(most * sizeof(pthread_t));
+    ensure(most > kept && heavy > 0);
+    helpers->most[JOB_URGENT] = most;
+    helpers->most[JOB_ORDINARY] = most - kept;
+    helpers->most[JOB_HEAVY] = heavy;
+    helpers->threads_most = most + heavy;
+    helpers->threads = mem_new((most + heavy) * sizeof(pthread_t));
     helpers->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ensure(helpers->stop_fd >= 0);
 
@@ -96,17 +97,37 @@ helpers_new(unsigned most, unsigned kept)
     return helpers;
 }
 
+/* How many more jobs of a kind may run now. Urgent and ordinary ones share their threads. */
+static unsigned
+room_locked(const struct helpers *helpers, enum job_kind kind)
+{
+    unsigned busy = helpers->busy[kind];
+
+    if (kind == JOB_URGENT) {
+        busy += helpers->busy[JOB_ORDINARY];
+    } else if (kind == JOB_ORDINARY) {
+        unsigned left = helpers->most[JOB_URGENT] - helpers->busy[JOB_URGENT] - busy;
+        unsigned room = helpers->most[kind] - busy;
+        return left < room ? left : room;
+    }
+    return helpers->most[kind] - busy;
+}
+
 /* The next job that may run now, NULL when there is none. */
 static struct job *
 take_locked(struct helpers *helpers)
 {
-    struct job *job = queue_pop(&helpers->urgent);
-
-    if (job == NULL && helpers->ordinary_busy < helpers->ordinary_most) {
-        job = queue_pop(&helpers->ordinary);
-        helpers->ordinary_busy += job != NULL;
+    for (int kind = 0; kind < JOB_KINDS; kind++) {
+        struct job *job = NULL;
+        if (room_locked(helpers, kind) > 0) {
+            job = queue_pop(&helpers->queues[kind]);
+        }
+        if (job != NULL) {
+            helpers->busy[kind]++;
+            return job;
+        }
     }
-    return job;
+    return NULL;
 }
 
 static void *
@@ -129,7 +150,7 @@ helper_main(void *arg)
         job->run(job); /* the job is gone from here on */
 
         pthread_mutex_lock(&helpers->mutex);
-        helpers->ordinary_busy -= kind == JOB_ORDINARY;
+        helpers->busy[kind]--;
         helpers->idle++;
     }
     helpers->idle--;
@@ -169,10 +190,14 @@ start_locked(struct helpers *helpers)
 static bool
 grow_locked(struct helpers *helpers)
 {
-    unsigned room = helpers->ordinary_most - helpers->ordinary_busy;
-    unsigned ordinary = helpers->ordinary.len < room ? helpers->ordinary.len : room;
+    unsigned could_run = 0;
 
-    if (helpers->urgent.len + ordinary <= helpers->idle || helpers->started == helpers->most) {
+    for (int kind = 0; kind < JOB_KINDS; kind++) {
+        unsigned room = room_locked(helpers, kind);
+        unsigned len = helpers->queues[kind].len;
+        could_run += len < room ? len : room;
+    }
+    if (could_run <= helpers->idle || helpers->started == helpers->threads_most) {
         return true;
     }
     if (start_locked(helpers)) {
@@ -191,12 +216,12 @@ helpers_run(struct helpers *helpers, struct job *job)
     if (helpers->is_stopped) {
         dropped = job;
     } else {
-        struct queue *queue = job->kind == JOB_URGENT ? &helpers->urgent : &helpers->ordinary;
-        queue_push(queue, job);
+        queue_push(&helpers->queues[job->kind], job);
         if (grow_locked(helpers)) {
             pthread_cond_signal(&helpers->work);
         } else {
-            dropped = queue_pop(queue); /* without threads nothing else can be queued */
+            /* Without threads nothing else can be queued. */
+            dropped = queue_pop(&helpers->queues[job->kind]);
         }
     }
     bool is_stopped = helpers->is_stopped;
@@ -246,17 +271,17 @@ static void
 tell_stop(struct helpers *helpers)
 {
     pthread_mutex_lock(&helpers->mutex);
-    struct queue urgent = helpers->urgent;
-    struct queue ordinary = helpers->ordinary;
+    struct queue queues[JOB_KINDS];
+    memcpy(queues, helpers->queues, sizeof(queues));
+    memset(helpers->queues, 0, sizeof(helpers->queues));
     helpers->is_stopped = true;
-    helpers->urgent = (struct queue){0};
-    helpers->ordinary = (struct queue){0};
     ensure(eventfd_write(helpers->stop_fd, 1) == 0);
     pthread_cond_broadcast(&helpers->work);
     pthread_mutex_unlock(&helpers->mutex);
 
-    drop_all(&urgent);
-    drop_all(&ordinary);
+    for (int kind = 0; kind < JOB_KINDS; kind++) {
+        drop_all(&queues[kind]);
+    }
 }
 
 bool

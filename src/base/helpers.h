@@ -9,10 +9,13 @@
 
 struct helpers;
 
-enum job_kind
+enum job_kind /* in the order in which they are taken */
 {
+    JOB_URGENT,   /* cancels: never behind a row of slow dials */
+    JOB_HEAVY,    /* computes for milliseconds and waits for nobody: keys, signatures. Few at a
+                     time: processors are left for the workers however many clients log in */
     JOB_ORDINARY, /* may use all threads but those kept for urgent ones */
-    JOB_URGENT,   /* cancels and logins of clients: never behind a row of slow dials */
+    JOB_KINDS
 };
 
 /* Embedded by value in what a job works on. */
@@ -24,9 +27,9 @@ struct job
     struct job *next;              /* the queue's */
 };
 
-/* Starts with no thread; grows to most threads when jobs wait, of which kept only run urgent jobs.
- */
-struct helpers *helpers_new(unsigned most, unsigned kept);
+/* Starts with no thread; grows when jobs wait: to most threads, of which kept only run urgent jobs,
+ * and heavy ones more for as many heavy jobs. */
+struct helpers *helpers_new(unsigned most, unsigned kept, unsigned heavy);
 
 /* Hands a job over. Any thread. After helpers_stop() the job is dropped at once in the caller's
  * thread. */

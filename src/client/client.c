@@ -300,10 +300,12 @@ static void
 free_now(void *arg)
 {
     struct client *client = arg;
-    int fd = client->stream.watch.fd;
+    int fd = client->stream.is_away ? -1 : client->stream.watch.fd;
 
     stream_deinit(&client->stream);
-    close(fd);
+    if (fd >= 0) {
+        close(fd);
+    }
     vars_deinit(&client->vars);
     loss_forget(client);
     aborted_end(client);
@@ -363,7 +365,9 @@ client_close(struct client *client, const struct fail *fail)
     delist(client);
     atomic_fetch_sub(&crowd->load, 1);
     slots_remove(&crowd->tickets, client->ticket);
-    watch_want(&client->stream.watch, 0);
+    if (!client->stream.is_away) {
+        watch_want(&client->stream.watch, 0);
+    }
     stats_add(METRIC_client_disconnects_total, 1);
     loop_bury(crowd->pool.loop, free_now, client);
 }

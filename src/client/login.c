@@ -17,6 +17,7 @@
 #include "client/verifiers.h"
 #include "client/welcome.h"
 #include "conf/users.h"
+#include "net/handshake.h"
 #include "net/tls.h"
 #include "wire/message.h"
 #include "wire/password.h"
@@ -252,24 +253,28 @@ is_tls_on(const struct client *client)
     return client->crowd->tls != NULL && !client->identity.is_unix;
 }
 
-/* What the handshake brought: more of it, or the first packet. */
+/* What a step of the handshake brought: the next one is due, or the first packet. */
 static void
-go_on_shaking(struct client *client)
+on_step(void *arg, uint64_t ticket, struct handshake *handshake)
 {
+    struct crowd *crowd = arg;
+    struct client *client = slots_find(&crowd->tickets, ticket);
     struct fail fail;
 
-    switch (stream_handshake(&client->stream, &fail)) {
-    case STREAM_OK:
-        if (!tls_knows_protocol(&client->stream)) {
-            fail_set(&fail, "08P01", "direct TLS without the protocol postgresql (ALPN)");
-            break;
-        }
+    if (client == NULL) {
+        handshake_drop(handshake);
         return;
-    case STREAM_WAIT:
+    }
+    enum stream_result result = handshake_take(handshake, &client->stream, &fail);
+    if (result == STREAM_WAIT) {
         return;
-    case STREAM_EOF:
-    case STREAM_ERROR:
-        break;
+    }
+    if (result == STREAM_OK && tls_knows_protocol(&client->stream)) {
+        login_on_event(client, WATCH_READ); /* the first packet may have come with its end */
+        return;
+    }
+    if (result == STREAM_OK) {
+        fail_set(&fail, "08P01", "direct TLS without the protocol postgresql (ALPN)");
     }
     stats_add(METRIC_protocol_errors_total, 1);
     client_log(LEVEL_INFO, client, "%s", fail.text);
@@ -502,11 +507,9 @@ login_on_event(struct client *client, unsigned what)
         return;
     }
     if (stream_is_shaking_hands(&client->stream)) {
-        go_on_shaking(client);
-        if (client->state >= CLIENT_CLOSING || stream_is_shaking_hands(&client->stream)) {
-            return;
-        }
-        what |= WATCH_READ; /* the first packet may have come with the end of the handshake */
+        handshake_step(&client->stream, client->crowd->crowds->helpers, on_step, client->crowd,
+            client->ticket);
+        return;
     }
     if (what & WATCH_WRITE) {
         stream_flush(&client->stream);

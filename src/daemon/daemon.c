@@ -399,6 +399,15 @@ daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
 
 /* ---- beginning ---- */
 
+/* Half of the processors may derive keys and shake hands; the workers go on with the rest. */
+static unsigned
+heavy_jobs(void)
+{
+    long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+
+    return half < 1 ? 1 : half > WORKERS_MAX ? WORKERS_MAX : (unsigned)half;
+}
+
 static void
 make_workers(struct daemon *daemon)
 {
@@ -494,7 +503,7 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
     }
     resolve_limits(daemon);
     daemon->loop = loop_new(-1, 1);
-    daemon->helpers = helpers_new((unsigned)settings->helpers, HELPERS_KEPT);
+    daemon->helpers = helpers_new((unsigned)settings->helpers, HELPERS_KEPT, heavy_jobs());
     make_workers(daemon);
     return daemon;
 }

@@ -83,6 +83,9 @@ worker_start(struct worker *worker, struct pools *pools, struct crowds *crowds)
     loop_on_tick(worker->loop, on_tick, worker);
     loop_on_gap(worker->loop, on_gap, worker);
     worker->is_running = pthread_create(&worker->thread, NULL, worker_main, worker) == 0;
+    if (worker->is_running) {
+        pthread_setname_np(worker->thread, "worker");
+    }
     return worker->is_running;
 }
 

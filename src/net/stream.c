@@ -286,30 +286,23 @@ stream_flush(struct stream *stream)
 bool
 stream_is_shaking_hands(const struct stream *stream)
 {
-    return stream->owns_ssl && SSL_is_init_finished(stream->ssl) == 0;
+    return stream->is_away || (stream->owns_ssl && SSL_is_init_finished(stream->ssl) == 0);
 }
 
-enum stream_result
-stream_handshake(struct stream *stream, struct fail *fail)
+void
+stream_go_away(struct stream *stream)
 {
-    ERR_clear_error();
-    errno = 0;
-    int returned = SSL_do_handshake(stream->ssl);
-    if (returned == 1) {
-        want_write(stream, stream_is_backed_up(stream));
-        stream->has_pending = SSL_has_pending(stream->ssl) == 1;
-        return STREAM_OK;
-    }
-    int error = SSL_get_error(stream->ssl, returned);
-    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
-        want_write(stream, error == SSL_ERROR_WANT_WRITE);
-        return STREAM_WAIT;
-    }
-    const char *reason = ERR_reason_error_string(ERR_peek_error());
-    fail_set(fail, "08P01", "TLS handshake failed: %s",
-        reason != NULL ? reason : errno != 0 ? strerror(errno) : "closed by the peer");
-    stream->error = EPROTO;
-    return STREAM_ERROR;
+    watch_detach(&stream->watch);
+    stream->is_away = true;
+}
+
+void
+stream_come_back(struct stream *stream, struct loop *loop, bool wants_write)
+{
+    stream->is_away = false;
+    watch_attach(&stream->watch, loop);
+    watch_want(&stream->watch, WATCH_READ | (wants_write ? WATCH_WRITE : 0));
+    stream->has_pending = SSL_has_pending(stream->ssl) == 1;
 }
 
 void

@@ -34,22 +34,25 @@ struct stream
     bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
     bool has_leftover;    /* more was kept than one read returns: the same */
     bool owns_ssl;        /* else `ssl` belongs to a PGconn; here, where it takes no room */
+    bool is_away;         /* a helper goes on with its handshake: nothing may be done with it */
 };
 
 /* Takes a non-blocking socket; fn is called with WATCH_ bits once attached. */
 void stream_init(struct stream *stream, int fd, void (*fn)(void *arg, unsigned what), void *arg);
 
-/* Leaves its loop and frees its buffers; the descriptor stays open. */
+/* Leaves its loop and frees its buffers; the descriptor stays open. Also of one that is away. */
 void stream_deinit(struct stream *stream);
 
 /* From now on bytes go through this TLS session whose handshake is over: gives it a socket BIO of
  * ours, so that failed writes are failures and bytes below TLS are counted. */
 must_check bool stream_use_tls(struct stream *stream, struct ssl_st *ssl, struct fail *fail);
 
-/* Goes on with the handshake of a session that tls_accept() began. STREAM_OK: it is over;
- * STREAM_WAIT: at the next event; STREAM_ERROR: it failed, *fail says why. */
-enum stream_result stream_handshake(struct stream *stream, struct fail *fail);
+/* Whether the handshake of a session that tls_accept() began is not over (net/handshake). */
 bool stream_is_shaking_hands(const struct stream *stream);
+
+/* Leaves its loop for a step of the handshake, and comes back to wait for the next. */
+void stream_go_away(struct stream *stream);
+void stream_come_back(struct stream *stream, struct loop *loop, bool wants_write);
 
 /* Nothing more will be written: tells the peer so. */
 void stream_end(struct stream *stream);

@@ -324,11 +324,11 @@ tls_each_name(const struct stream *stream, void (*each)(void *arg, const char *n
 const char *
 tls_version(const struct stream *stream)
 {
-    return stream->ssl != NULL ? SSL_get_version(stream->ssl) : "";
+    return stream->ssl != NULL && !stream->is_away ? SSL_get_version(stream->ssl) : "";
 }
 
 const char *
 tls_cipher(const struct stream *stream)
 {
-    return stream->ssl != NULL ? SSL_get_cipher_name(stream->ssl) : "";
+    return stream->ssl != NULL && !stream->is_away ? SSL_get_cipher_name(stream->ssl) : "";
 }

@@ -28,7 +28,7 @@ struct tls *tls_new(const struct tls_options *options, struct fail *fail);
 struct tls *tls_hold(struct tls *tls);
 void tls_release(struct tls **tls); /* NULL is fine */
 
-/* The stream is a server's end of a TLS session from now on: stream_handshake() until it is over.
+/* The stream is a server's end of a TLS session from now on: handshake_step() until it is over.
  * is_direct: without an SSLRequest; then the client must name the protocol "postgresql" (ALPN). */
 must_check bool tls_accept(
     struct tls *tls, struct stream *stream, bool is_direct, struct fail *fail);
@@ -52,6 +52,6 @@ bool tls_has_certificate(const struct stream *stream);
 void tls_each_name(
     const struct stream *stream, void (*each)(void *arg, const char *name), void *arg);
 
-/* "TLSv1.3", "TLS_AES_256_GCM_SHA384"; "" without TLS. */
+/* "TLSv1.3", "TLS_AES_256_GCM_SHA384"; "" without TLS and while a helper works on it. */
 const char *tls_version(const struct stream *stream);
 const char *tls_cipher(const struct stream *stream);

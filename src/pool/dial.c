@@ -424,6 +424,6 @@ dial_make_verifier(const struct verifier_request *request)
     verifier->done = request->done;
     verifier->gone = request->gone;
     verifier->arg = request->arg;
-    verifier->job = (struct job){.kind = JOB_URGENT, .run = verifier_run, .drop = verifier_drop};
+    verifier->job = (struct job){.kind = JOB_HEAVY, .run = verifier_run, .drop = verifier_drop};
     helpers_run(request->helpers, &verifier->job);
 }

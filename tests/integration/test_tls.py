@@ -195,6 +195,65 @@ def test_unfinished_handshakes_cost_nobody_anything(start_tls):
         wire.close()
 
 
+def client_hello():
+    """What a client says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+@pytest.fixture(scope="module")
+def slow_key(authority):
+    """A certificate whose key takes long to sign."""
+    certificate, key = authority.issue("slow", kind=("rsa:4096",))
+    return {"client_tls_cert_file": certificate, "client_tls_key_file": key}
+
+
+def test_signatures_are_made_by_helpers(start_tls, slow_key):
+    pooler = start_tls(**slow_key)
+    with TlsWire(pooler) as wire:
+        wire.startup().login()
+    before = pooler.cpu_seconds_of_threads()
+    for _ in range(60):
+        TlsWire(pooler).close()
+    after = pooler.cpu_seconds_of_threads()
+    helpers, workers = (after[name] - before.get(name, 0) for name in ("helper", "worker"))
+    assert helpers > 0.1 and workers < helpers / 3
+
+
+def test_clients_may_go_in_the_midst_of_a_handshake(start_tls, slow_key):
+    pooler = start_tls(max_unauthenticated=10, client_login_timeout=2, **slow_key)
+    with TlsWire(pooler) as logged_in:
+        logged_in.startup().login()
+        files, hello = pooler.fd_count(), client_hello()
+        for _ in range(3):
+            wires = [ask_for_tls(pooler) for _ in range(8)]
+            for wire in wires:
+                wire.send_raw(hello)
+            for wire in wires[::2]:
+                wire.reset()
+            wires += [ask_for_tls(pooler) for _ in range(10)]  # the oldest of too many are closed, handshake or not
+            assert logged_in.value("SELECT 1") == "1"
+            for wire in wires[1:]:
+                wire.close()
+        assert connect(pooler, sslmode="require")
+        wait_until(lambda: pooler.fd_count() <= files, 10, "pgkeel closes what was left")
+
+
+def test_end_in_the_midst_of_handshakes(start_tls, slow_key):
+    pooler = start_tls(**slow_key)
+    hello = client_hello()
+    wires = [ask_for_tls(pooler) for _ in range(100)]
+    for wire in wires:
+        wire.send_raw(hello)
+    assert pooler.stop() == 0
+    for wire in wires:
+        wire.close()
+
+
 def test_garbage_instead_of_a_handshake(start_tls):
     pooler = start_tls()
     for garbage in (b"\x16\x03\x01\xff\xff" + b"x" * 4000, b"\x16", b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01\x03\x01" + b"y" * 50):

@@ -141,7 +141,7 @@ finish(struct helpers *helpers)
 static void
 test_no_job_no_thread(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1);
+    struct helpers *helpers = helpers_new(4, 1, 1);
     struct pollfd poll_fd = {.fd = helpers_stop_fd(helpers), .events = POLLIN};
 
     (void)state;
@@ -154,7 +154,7 @@ test_no_job_no_thread(void **state)
 static void
 test_ordinary_jobs_leave_kept_threads(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1);
+    struct helpers *helpers = helpers_new(4, 1, 1);
     struct gate slow = GATE;
     struct gate urgent = GATE;
 
@@ -176,7 +176,7 @@ test_ordinary_jobs_leave_kept_threads(void **state)
 static void
 test_all_threads_may_run_urgent_jobs(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1);
+    struct helpers *helpers = helpers_new(4, 1, 1);
     struct gate gate = GATE;
 
     (void)state;
@@ -190,10 +190,35 @@ test_all_threads_may_run_urgent_jobs(void **state)
 }
 
 static void
+test_heavy_jobs_run_few_at_a_time_beside_all_others(void **state)
+{
+    struct helpers *helpers = helpers_new(2, 0, 2);
+    struct gate heavy = GATE;
+    struct gate slow = GATE;
+
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        give(helpers, JOB_ORDINARY, &slow, i);
+        give(helpers, JOB_HEAVY, &heavy, i);
+    }
+    gate_await(&slow, 2);
+    gate_await(&heavy, 2);
+    assert_int_equal(gate_waiting(&slow), 2);
+    assert_int_equal(gate_waiting(&heavy), 2);
+    gate_open(&slow);
+    gate_await(&slow, 5); /* threads that have nothing else to do leave heavy jobs alone */
+    assert_int_equal(gate_waiting(&heavy), 2);
+    gate_open(&heavy);
+    gate_await(&heavy, 5);
+    finish(helpers);
+    assert_int_equal(atomic_load(&ran), 10);
+}
+
+static void
 test_urgent_first_then_in_order(void **state)
 {
     static const int expected[] = {0, 100, 101, 1, 2, 3};
-    struct helpers *helpers = helpers_new(1, 0);
+    struct helpers *helpers = helpers_new(1, 0, 1);
     struct gate gate = GATE;
 
     (void)state;
@@ -215,7 +240,7 @@ test_urgent_first_then_in_order(void **state)
 static void
 test_stop_drops_what_waits_and_wakes_what_polls(void **state)
 {
-    struct helpers *helpers = helpers_new(2, 0);
+    struct helpers *helpers = helpers_new(2, 0, 1);
     struct gate gate = GATE;
 
     (void)state;
@@ -239,7 +264,7 @@ test_stop_drops_what_waits_and_wakes_what_polls(void **state)
 static void
 test_stop_gives_up_on_what_hangs(void **state)
 {
-    struct helpers *helpers = helpers_new(2, 0);
+    struct helpers *helpers = helpers_new(2, 0, 1);
     struct gate gate = GATE;
 
     (void)state;
@@ -263,7 +288,7 @@ give_many(void *arg)
 static void
 test_many_makers_lose_nothing(void **state)
 {
-    struct helpers *helpers = helpers_new(8, 2);
+    struct helpers *helpers = helpers_new(8, 2, 1);
     uint64_t before = stats_sum(METRIC_leases_total);
     pthread_t makers[4];
 
@@ -288,6 +313,7 @@ main(void)
         cmocka_unit_test_setup(test_no_job_no_thread, setup),
         cmocka_unit_test_setup(test_ordinary_jobs_leave_kept_threads, setup),
         cmocka_unit_test_setup(test_all_threads_may_run_urgent_jobs, setup),
+        cmocka_unit_test_setup(test_heavy_jobs_run_few_at_a_time_beside_all_others, setup),
         cmocka_unit_test_setup(test_urgent_first_then_in_order, setup),
         cmocka_unit_test_setup(test_stop_drops_what_waits_and_wakes_what_polls, setup),
         cmocka_unit_test_setup(test_stop_gives_up_on_what_hangs, setup),
