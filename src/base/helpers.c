@@ -73,17 +73,18 @@ queue_pop(struct queue *queue)
 }
 
 struct helpers *
-helpers_new(unsigned most, unsigned kept, unsigned heavy)
+helpers_new(const struct helpers_limits *limits)
 {
     pthread_condattr_t attr;
     struct helpers *helpers = mem_new(sizeof(*helpers));
 
-    ensure(most > kept && heavy > 0);
-    helpers->most[JOB_URGENT] = most;
-    helpers->most[JOB_ORDINARY] = most - kept;
-    helpers->most[JOB_HEAVY] = heavy;
-    helpers->threads_most = most + heavy;
-    helpers->threads = mem_new((most + heavy) * sizeof(pthread_t));
+    ensure(limits->most > limits->kept && limits->heavy > 0 && limits->lookups > 0);
+    helpers->most[JOB_URGENT] = limits->most;
+    helpers->most[JOB_HEAVY] = limits->heavy;
+    helpers->most[JOB_LOOKUP] = limits->lookups;
+    helpers->most[JOB_ORDINARY] = limits->most - limits->kept;
+    helpers->threads_most = limits->most + limits->heavy + limits->lookups;
+    helpers->threads = mem_new(helpers->threads_most * sizeof(pthread_t));
     helpers->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ensure(helpers->stop_fd >= 0);
 

@@ -14,6 +14,8 @@ enum job_kind /* in the order in which they are taken */
     JOB_URGENT,   /* cancels: never behind a row of slow dials */
     JOB_HEAVY,    /* computes for milliseconds and waits for nobody: keys, signatures. Few at a
                      time: processors are left for the workers however many clients log in */
+    JOB_LOOKUP,   /* asks PostgreSQL on behalf of somebody who has proved nothing: few at a time, so
+                     that strangers keep neither helpers nor PostgreSQL busy */
     JOB_ORDINARY, /* may use all threads but those kept for urgent ones */
     JOB_KINDS
 };
@@ -27,9 +29,14 @@ struct job
     struct job *next;              /* the queue's */
 };
 
-/* Starts with no thread; grows when jobs wait: to most threads, of which kept only run urgent jobs,
- * and heavy ones more for as many heavy jobs. */
-struct helpers *helpers_new(unsigned most, unsigned kept, unsigned heavy);
+struct helpers_limits
+{
+    unsigned most, kept; /* threads for urgent and ordinary jobs; of these, for urgent ones only */
+    unsigned heavy, lookups; /* threads for as many such jobs at a time */
+};
+
+/* Starts with no thread; grows when jobs wait. */
+struct helpers *helpers_new(const struct helpers_limits *limits);
 
 /* Hands a job over. Any thread. After helpers_stop() the job is dropped at once in the caller's
  * thread. */

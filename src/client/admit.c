@@ -9,17 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* "10.0.0.7" of "10.0.0.7:5012", "::1" of "[::1]:5012". */
-static void
-peer_address(const struct client *client, char *to, size_t size)
-{
-    const char *peer = client->identity.peer;
-    const char *from = peer[0] == '[' ? peer + 1 : peer;
-    const char *end = peer[0] == '[' ? strchr(peer, ']') : strrchr(peer, ':');
-
-    snprintf(to, size, "%.*s", end != NULL ? (int)(end - from) : (int)strlen(from), from);
-}
-
 /* ---- names ---- */
 
 struct search
@@ -83,13 +72,6 @@ with_password(const struct client *client, enum method method)
     return has_verifier ? METHOD_SCRAM : method;
 }
 
-/* Trust asks for no password, but only who is known is a user. */
-static enum method
-trust(const struct client *client)
-{
-    return client->login->is_known ? METHOD_TRUST : METHOD_PLAIN;
-}
-
 static bool
 refuse(const struct client *client, const char *words, struct fail *fail)
 {
@@ -97,7 +79,7 @@ refuse(const struct client *client, const char *words, struct fail *fail)
     char address[64] = "[local]";
 
     if (!client->identity.is_unix) {
-        peer_address(client, address, sizeof(address));
+        client_address(client, address, sizeof(address));
     }
     const char *what = login->replication != NULL ? "replication connection from host" : "host";
     const char *encryption = client->stream.ssl != NULL ? "SSL encryption" : "no encryption";
@@ -118,10 +100,6 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
 {
     struct login *login = client->login;
 
-    bool needs_certificate = rule->needs_certificate || rule->method == HBA_CERT;
-    if (needs_certificate && !tls_has_certificate(&client->stream)) {
-        return fail_set(fail, "28000", "connection requires a valid client certificate");
-    }
     if (rule->needs_name && !certificate_names_user(client, rule)) {
         return prove_by_name(client, false, "certificate", fail);
     }
@@ -130,8 +108,6 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
         login->method = METHOD_TRUST;
         return login->is_known ||
                fail_set(fail, "28000", "role \"%s\" does not exist", client->identity.user);
-    case HBA_REJECT:
-        return refuse(client, "pg_hba.conf rejects connection for", fail);
     case HBA_PLAIN:
         login->method = with_password(client, METHOD_PLAIN);
         return true;
@@ -145,17 +121,42 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
         return prove_by_name(client, certificate_names_user(client, rule), "certificate", fail);
     case HBA_PEER:
         return prove_by_name(client, system_names_user(client, rule), "Peer", fail);
+    case HBA_REJECT:
     case HBA_METHODS:
         break;
     }
     return false;
 }
 
+/* Whoever runs us needs no password on the console. */
 static bool
-find_rule(struct client *client, struct fail *fail)
+is_own_uid(const struct client *client)
 {
-    const struct login *login = client->login;
+    return client->login->is_console && login_is_console(client->identity.user) &&
+           client->identity.is_unix && client->identity.peer_uid == geteuid();
+}
+
+/* What must be passed everywhere, without a file of rules. */
+static const struct hba_rule of_types[] = {
+    [AUTH_TYPE_ANY] = {.method = HBA_TRUST},
+    [AUTH_TYPE_TRUST] = {.method = HBA_TRUST},
+    [AUTH_TYPE_PLAIN] = {.method = HBA_PLAIN},
+    [AUTH_TYPE_MD5] = {.method = HBA_MD5},
+    [AUTH_TYPE_SCRAM] = {.method = HBA_SCRAM},
+    [AUTH_TYPE_CERT] = {.method = HBA_CERT},
+    [AUTH_TYPE_HBA] = {.method = HBA_REJECT},
+};
+
+bool
+admit_knock(struct client *client, struct fail *fail)
+{
+    struct login *login = client->login;
     char address[64];
+
+    login->rule = &of_types[login->settings->auth_type];
+    if (login->settings->auth_type != AUTH_TYPE_HBA || is_own_uid(client)) {
+        return true;
+    }
     struct hba_client who = {.database = client->identity.database,
         .user = client->identity.user,
         .address = client->identity.is_unix ? NULL : address,
@@ -163,46 +164,39 @@ find_rule(struct client *client, struct fail *fail)
         .is_replication = login->replication != NULL && !login->is_console &&
                           strcmp(login->replication, "database") != 0};
 
-    peer_address(client, address, sizeof(address));
-    const struct hba_rule *rule = hba_find(login->settings->hba, &who);
-    return rule != NULL ? follow_rule(client, rule, fail)
-                        : refuse(client, "no pg_hba.conf entry for", fail);
+    client_address(client, address, sizeof(address));
+    const struct hba_rule *rule = login->rule = hba_find(login->settings->hba, &who);
+    if (rule == NULL) {
+        return refuse(client, "no pg_hba.conf entry for", fail);
+    }
+    if (rule->method == HBA_REJECT) {
+        return refuse(client, "pg_hba.conf rejects connection for", fail);
+    }
+    bool needs_certificate = rule->needs_certificate || rule->method == HBA_CERT;
+    if (needs_certificate && !tls_has_certificate(&client->stream)) {
+        return fail_set(fail, "28000", "connection requires a valid client certificate");
+    }
+    return true;
 }
 
 bool
 admit_choose_method(struct client *client, struct fail *fail)
 {
-    static const struct hba_rule by_name = {.method = HBA_CERT};
     struct login *login = client->login;
-    bool is_own_uid = login->is_console && login_is_console(client->identity.user) &&
-                      client->identity.is_unix && client->identity.peer_uid == geteuid();
 
-    if (is_own_uid) {
+    if (is_own_uid(client)) {
         client->identity.is_admin = true;
         login->method = METHOD_TRUST;
         return true;
     }
-    switch (login->settings->auth_type) {
-    case AUTH_TYPE_ANY:
+    if (login->settings->auth_type == AUTH_TYPE_ANY) {
         login->method = METHOD_TRUST;
         return true;
-    case AUTH_TYPE_TRUST:
-        login->method = trust(client);
-        return true;
-    case AUTH_TYPE_PLAIN:
-        login->method = with_password(client, METHOD_PLAIN);
-        return true;
-    case AUTH_TYPE_MD5:
-        login->method = with_password(client, METHOD_MD5);
-        return true;
-    case AUTH_TYPE_SCRAM:
-        login->method = METHOD_SCRAM;
-        return true;
-    case AUTH_TYPE_CERT:
-        return prove_by_name(
-            client, certificate_names_user(client, &by_name), "certificate", fail);
-    case AUTH_TYPE_HBA:
-        return find_rule(client, fail);
     }
-    return false;
+    if (login->settings->auth_type == AUTH_TYPE_TRUST) {
+        /* No password is asked for, but only who is known is a user. */
+        login->method = login->is_known ? METHOD_TRUST : METHOD_PLAIN;
+        return true;
+    }
+    return follow_rule(client, login->rule, fail);
 }

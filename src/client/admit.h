@@ -6,6 +6,10 @@
 
 #include "client/login.h"
 
+/* Whether anybody needs to look who the user is: a rule may turn away whoever comes from there, or
+ * without a certificate. False: 28000, in PostgreSQL's words. */
+must_check bool admit_knock(struct client *client, struct fail *fail);
+
 /* Sets the login's method; its secret is there. False: the client is turned away, with 28000 in
  * PostgreSQL's words. */
 must_check bool admit_choose_method(struct client *client, struct fail *fail);

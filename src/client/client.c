@@ -9,6 +9,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "client/aborted.h"
+#include "client/failures.h"
 #include "client/follow.h"
 #include "client/headcount.h"
 #include "client/listening.h"
@@ -92,11 +93,22 @@ client_subject(const struct client *client)
 }
 
 void
+client_address(const struct client *client, char *to, size_t size)
+{
+    const char *peer = client->identity.peer;
+    const char *from = peer[0] == '[' ? peer + 1 : peer;
+    const char *end = peer[0] == '[' ? strchr(peer, ']') : strrchr(peer, ':');
+
+    snprintf(to, size, "%.*s", end != NULL ? (int)(end - from) : (int)strlen(from), from);
+}
+
+void
 crowds_init(struct crowds *crowds)
 {
     crowds->verifiers = verifiers_new();
     crowds->lookups = lookups_new();
     crowds->headcount = headcount_new();
+    crowds->failures = failures_new();
     ensure(getrandom(crowds->mock_secret, sizeof(crowds->mock_secret), 0) ==
            sizeof(crowds->mock_secret));
     ensure(getrandom(&crowds->key_mask, sizeof(crowds->key_mask), 0) == sizeof(crowds->key_mask));
@@ -108,6 +120,7 @@ crowds_deinit(struct crowds *crowds)
     verifiers_free(&crowds->verifiers);
     lookups_free(&crowds->lookups);
     headcount_free(&crowds->headcount);
+    failures_free(&crowds->failures);
 }
 
 void
@@ -319,8 +332,11 @@ free_now(void *arg)
 /* Gives up everything but the socket; idempotent. Its place among max_client_conn, too: who is told
  * to go could keep it by not going. */
 static void
-let_go_of_everything(struct client *client)
+let_go_of_everything(struct client *client, const struct fail *fail)
 {
+    if (client->state <= CLIENT_VERIFYING) {
+        failures_count(client, fail);
+    }
     if (client->state < CLIENT_CLOSING && client->identity.user != NULL) {
         atomic_fetch_sub(&client->crowd->crowds->clients, 1);
     }
@@ -359,7 +375,7 @@ client_close(struct client *client, const struct fail *fail)
     if (client->state != CLIENT_CLOSING && is_worth_a_line) {
         client_log(LEVEL_INFO, client, "closing: %s", fail != NULL ? fail->text : "client left");
     }
-    let_go_of_everything(client);
+    let_go_of_everything(client, fail);
     deadline_stop(&client->deadline);
     client_become(client, CLIENT_CLOSED);
     delist(client);
@@ -420,7 +436,7 @@ client_reject(struct client *client, const struct fail *fail)
         client_close(client, fail); /* no words reach the peer before the handshake is over */
         return;
     }
-    let_go_of_everything(client);
+    let_go_of_everything(client, fail);
     message_add_error(&buf, "FATAL", fail);
     client_send(client, &buf);
     begin_closing(client);
@@ -432,7 +448,7 @@ client_finish(struct client *client, const struct fail *fail)
     if (client->crowd->pool.settings->log_disconnections) {
         client_log(LEVEL_INFO, client, "closing: %s", fail->text);
     }
-    let_go_of_everything(client);
+    let_go_of_everything(client, fail);
     begin_closing(client);
 }
 

@@ -76,6 +76,7 @@ struct crowds
     struct verifiers *verifiers;     /* owns: derived once per user */
     struct lookups *lookups;         /* owns: what auth_query gave */
     struct headcount *headcount;     /* owns: clients of databases and users */
+    struct failures *failures;       /* owns: failed logins of addresses */
     uint8_t mock_secret[32];         /* of made-up verifiers */
     uint32_t key_mask;               /* hides slots in cancel keys */
     _Atomic int64_t max_client_conn; /* resolved: never 0 */
@@ -202,6 +203,9 @@ struct client
 };
 
 const char *client_state_name(enum client_state state);
+
+/* "10.0.0.7" of the peer "10.0.0.7:5012", "::1" of "[::1]:5012". */
+void client_address(const struct client *client, char *to, size_t size);
 
 /* What all workers share but their number, helpers, console and limits. */
 void crowds_init(struct crowds *crowds);

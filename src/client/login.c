@@ -11,6 +11,7 @@
 #include "base/stats.h"
 #include "base/text.h"
 #include "client/admit.h"
+#include "client/failures.h"
 #include "client/params.h"
 #include "client/replication.h"
 #include "client/secrets.h"
@@ -222,6 +223,9 @@ take_login(struct client *client, const struct startup *startup, struct fail *fa
     if (clients >= crowd->crowds->max_client_conn) {
         return fail_set(fail, "53300", "sorry, too many clients already");
     }
+    if (!failures_allow(client, fail) || !admit_knock(client, fail)) {
+        return false;
+    }
     if (!params_collect(startup, login->settings, &login->wanted, fail)) {
         return false;
     }
@@ -286,6 +290,10 @@ begin_tls(struct client *client, bool is_direct)
 {
     struct fail fail;
 
+    if (!failures_allow(client, &fail)) {
+        client_reject(client, &fail);
+        return false;
+    }
     if (!tls_accept(client->crowd->tls, &client->stream, is_direct, &fail)) {
         client_close(client, &fail);
         return false;

@@ -24,6 +24,7 @@ enum method
 struct login
 {
     enum method method;
+    const struct hba_rule *rule; /* borrows from settings: what must be passed */
     bool is_known;      /* the user exists */
     const char *secret; /* borrows from settings or looked_up; NULL: none that can be checked */
     enum secret_kind secret_kind;

@@ -27,6 +27,7 @@
 enum
 {
     HELPERS_KEPT = 2,
+    LOOKUPS_MOST = 4,
     HELPERS_STOP_MS = 5000,
     WORKERS_MAX = 64
 };
@@ -399,15 +400,6 @@ daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
 
 /* ---- beginning ---- */
 
-/* Half of the processors may derive keys and shake hands; the workers go on with the rest. */
-static unsigned
-heavy_jobs(void)
-{
-    long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
-
-    return half < 1 ? 1 : half > WORKERS_MAX ? WORKERS_MAX : (unsigned)half;
-}
-
 static void
 make_workers(struct daemon *daemon)
 {
@@ -503,7 +495,11 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
     }
     resolve_limits(daemon);
     daemon->loop = loop_new(-1, 1);
-    daemon->helpers = helpers_new((unsigned)settings->helpers, HELPERS_KEPT, heavy_jobs());
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    daemon->helpers = helpers_new(&(struct helpers_limits){.most = (unsigned)settings->helpers,
+        .kept = HELPERS_KEPT,
+        .heavy = processors < 4 ? 1 : (unsigned)processors / 2, /* the rest is for the workers */
+        .lookups = LOOKUPS_MOST});
     make_workers(daemon);
     return daemon;
 }

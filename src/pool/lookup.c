@@ -395,6 +395,6 @@ lookup_start(const struct lookup_request *request)
     lookup->done = request->done;
     lookup->gone = request->gone;
     lookup->arg = request->arg;
-    lookup->job = (struct job){.kind = JOB_ORDINARY, .run = lookup_run, .drop = give_up};
+    lookup->job = (struct job){.kind = JOB_LOOKUP, .run = lookup_run, .drop = give_up};
     helpers_run(request->helpers, &lookup->job);
 }

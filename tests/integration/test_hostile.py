@@ -1,4 +1,5 @@
 """What no honest client sends: nothing breaks, nothing leaks, nobody else notices."""
+import contextlib
 import random
 import resource
 import socket
@@ -359,3 +360,51 @@ def test_place_of_a_client_that_is_told_to_go_is_free_at_once(postgres, start_po
         assert wire.value("SELECT 1") == "1"
     for wire in strangers:
         wire.close()
+
+
+# ---- addresses that fail too often
+
+def attempt(pooler, password=None, source=None):
+    """SQLSTATE of a login, "" if it works."""
+    with contextlib.closing(w.Wire("127.0.0.1", pooler.port, source=source)) as wire:
+        try:
+            wire.startup("ann", "app").login(password)
+        except ServerError as error:
+            return error.sqlstate
+    return ""
+
+
+def test_address_that_fails_too_often_is_refused(postgres, start_pooler):
+    pooler = start_pooler(postgres, max_login_failures=5, workers=2)
+    assert [attempt(pooler) for _ in range(8)] == [""] * 8
+    assert [attempt(pooler, "wrong") for _ in range(7)] == ["28P01"] * 5 + ["53300"] * 2
+    assert attempt(pooler) == "53300"
+    assert attempt(pooler, source="127.0.0.2") == ""
+    with pooler.dial(unix=True) as wire:
+        wire.startup("ann", "app").login()
+    pooler.set_ini(pooler.ini_path.read_text().replace("max_login_failures = 5", "max_login_failures = 0"))
+    pooler.reload()
+    wait_until(lambda: attempt(pooler) == "", 10, "no limit any more")
+
+
+def test_failures_are_forgiven(postgres, start_pooler):
+    pooler = start_pooler(postgres, max_login_failures=60)  # one a second
+    while attempt(pooler, "wrong") != "53300":
+        pass
+    wait_until(lambda: attempt(pooler) == "", 10, "a second is over")
+
+
+def test_probes_and_limits_of_ours_are_no_failures(postgres, start_pooler):
+    pooler = start_pooler(postgres, max_login_failures=2, max_client_conn=1)
+    for _ in range(5):
+        socket.create_connection(("127.0.0.1", pooler.port)).close()
+    with pooler.wire() as wire:
+        assert [attempt(pooler) for _ in range(5)] == ["53300"] * 5
+        assert wire.value("SELECT 1") == "1"
+    wait_until(lambda: attempt(pooler) == "", 10, "the place is free again")
+    for _ in range(3):  # who leaves when asked for its password has failed
+        with pooler.dial() as wire:
+            with contextlib.suppress(ServerError):
+                wire.startup("ann", "app").asked_method()
+    assert attempt(pooler) == "53300"
+    assert pooler.log_contains("max_login_failures")

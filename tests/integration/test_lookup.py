@@ -195,3 +195,27 @@ def test_clients_that_wait_for_their_lookup_have_not_logged_in(start):
         assert wire.value("SELECT 1") == "1"
     for wire in strangers:
         wire.close()
+
+
+def test_few_are_asked_about_at_a_time(start, server):
+    """However many strangers come: they keep neither PostgreSQL nor the dials of others busy."""
+    pooler = start(auth_query="SELECT $1, NULL FROM pg_sleep(0.2)", helpers=4, pool_size=10)
+    strangers = [pooler.dial().startup(f"stranger{i}") for i in range(12)]
+    most = 0
+    with pooler.wire("ann") as wire:  # of auth_file: needs a dial, not a lookup
+        assert wire.value("SELECT 1") == "1"
+    for wire in strangers:
+        most = max(most, len(server.backends(ASKS)))
+        wire.asked_method()
+        wire.close()
+    assert 0 < most <= 4
+
+
+def test_whom_a_rule_turns_away_is_not_asked_about(start, server, tmp_path):
+    rules = tmp_path / "hba.conf"
+    rules.write_text("host all nobody all reject\nhost all dora all scram-sha-256\nhostssl all all all cert\n")
+    pooler = start("hba", auth_hba_file=rules)
+    assert [outcome(pooler, user, "x") for user in ("nobody", "stranger")] == ["28000"] * 2
+    assert server.backends(ASKS) == []
+    assert outcome(pooler, "dora") == "1"
+    assert server.backends(ASKS)

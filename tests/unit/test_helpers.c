@@ -141,7 +141,7 @@ finish(struct helpers *helpers)
 static void
 test_no_job_no_thread(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){4, 1, 1, 1});
     struct pollfd poll_fd = {.fd = helpers_stop_fd(helpers), .events = POLLIN};
 
     (void)state;
@@ -154,7 +154,7 @@ test_no_job_no_thread(void **state)
 static void
 test_ordinary_jobs_leave_kept_threads(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){4, 1, 1, 1});
     struct gate slow = GATE;
     struct gate urgent = GATE;
 
@@ -176,7 +176,7 @@ test_ordinary_jobs_leave_kept_threads(void **state)
 static void
 test_all_threads_may_run_urgent_jobs(void **state)
 {
-    struct helpers *helpers = helpers_new(4, 1, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){4, 1, 1, 1});
     struct gate gate = GATE;
 
     (void)state;
@@ -192,7 +192,7 @@ test_all_threads_may_run_urgent_jobs(void **state)
 static void
 test_heavy_jobs_run_few_at_a_time_beside_all_others(void **state)
 {
-    struct helpers *helpers = helpers_new(2, 0, 2);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){2, 0, 2, 1});
     struct gate heavy = GATE;
     struct gate slow = GATE;
 
@@ -218,7 +218,7 @@ static void
 test_urgent_first_then_in_order(void **state)
 {
     static const int expected[] = {0, 100, 101, 1, 2, 3};
-    struct helpers *helpers = helpers_new(1, 0, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){1, 0, 1, 1});
     struct gate gate = GATE;
 
     (void)state;
@@ -240,7 +240,7 @@ test_urgent_first_then_in_order(void **state)
 static void
 test_stop_drops_what_waits_and_wakes_what_polls(void **state)
 {
-    struct helpers *helpers = helpers_new(2, 0, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){2, 0, 1, 1});
     struct gate gate = GATE;
 
     (void)state;
@@ -264,7 +264,7 @@ test_stop_drops_what_waits_and_wakes_what_polls(void **state)
 static void
 test_stop_gives_up_on_what_hangs(void **state)
 {
-    struct helpers *helpers = helpers_new(2, 0, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){2, 0, 1, 1});
     struct gate gate = GATE;
 
     (void)state;
@@ -288,7 +288,7 @@ give_many(void *arg)
 static void
 test_many_makers_lose_nothing(void **state)
 {
-    struct helpers *helpers = helpers_new(8, 2, 1);
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){8, 2, 1, 1});
     uint64_t before = stats_sum(METRIC_leases_total);
     pthread_t makers[4];
 

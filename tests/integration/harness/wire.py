@@ -163,8 +163,8 @@ def kinds(messages):
 # ---- the client
 
 class Wire:
-    def __init__(self, host, port, timeout=10.0):
-        """`host` is an address or the directory of a Unix socket."""
+    def __init__(self, host, port, timeout=10.0, source=None):
+        """`host` is an address or the directory of a Unix socket; `source` the address to come from."""
         self.timeout = timeout
         self.parameters = {}
         self.pid = self.key = None
@@ -178,7 +178,7 @@ class Wire:
             self.socket.settimeout(timeout)
             self.socket.connect(f"{host}/.s.PGSQL.{port}")
         else:
-            self.socket = socket.create_connection((host, port), timeout)
+            self.socket = socket.create_connection((host, port), timeout, (source, 0) if source else None)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self):
