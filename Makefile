@@ -48,9 +48,9 @@ include build/flags.mk
 endif
 build/flags.mk: scripts/deps Makefile
 	@sh scripts/deps build && mkdir -p build
-	@systemd=$$(pkg-config --exists libsystemd && echo libsystemd); \
-	all="libevent_core libevent_extra libpq inih libssl libcrypto $$systemd"; \
-	echo "PKG_CFLAGS := $$(pkg-config --cflags $$all) $${systemd:+-DHAVE_SYSTEMD}" >$@.new && \
+	@if_there() { pkg-config --exists $$1 && echo $$2; }; \
+	all="libevent_core libevent_extra libpq inih libssl libcrypto $$(if_there libsystemd libsystemd) $$(if_there pam pam)"; \
+	echo "PKG_CFLAGS := $$(pkg-config --cflags $$all) $$(if_there libsystemd -DHAVE_SYSTEMD) $$(if_there pam -DHAVE_PAM)" >$@.new && \
 	echo "PKG_LIBS := $$(pkg-config --libs $$all)" >>$@.new && mv $@.new $@
 
 object = $(patsubst %.c,$(B)/%.o,$(1))

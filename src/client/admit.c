@@ -121,6 +121,9 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
         return prove_by_name(client, certificate_names_user(client, rule), "certificate", fail);
     case HBA_PEER:
         return prove_by_name(client, system_names_user(client, rule), "Peer", fail);
+    case HBA_PAM:
+        login->method = METHOD_PAM;
+        return true;
     case HBA_REJECT:
     case HBA_METHODS:
         break;
@@ -144,6 +147,7 @@ static const struct hba_rule of_types[] = {
     [AUTH_TYPE_MD5] = {.method = HBA_MD5},
     [AUTH_TYPE_SCRAM] = {.method = HBA_SCRAM},
     [AUTH_TYPE_CERT] = {.method = HBA_CERT},
+    [AUTH_TYPE_PAM] = {.method = HBA_PAM},
     [AUTH_TYPE_HBA] = {.method = HBA_REJECT},
 };
 

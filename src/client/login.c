@@ -12,11 +12,13 @@
 #include "base/text.h"
 #include "client/admit.h"
 #include "client/failures.h"
+#include "client/pam.h"
 #include "client/params.h"
 #include "client/replication.h"
 #include "client/secrets.h"
 #include "client/verifiers.h"
 #include "client/welcome.h"
+#include "conf/hba.h"
 #include "conf/users.h"
 #include "net/handshake.h"
 #include "net/tls.h"
@@ -144,6 +146,7 @@ challenge(struct client *client)
 
     switch (login->method) {
     case METHOD_PLAIN:
+    case METHOD_PAM:
         message_add_auth(&buf, AUTH_PLAIN, NULL, 0);
         break;
     case METHOD_MD5:
@@ -418,6 +421,47 @@ take_scram(struct client *client, const struct message *message, struct fail *fa
 }
 
 static bool
+refused_by_pam(struct client *client, struct fail *fail)
+{
+    stats_add(METRIC_client_login_failures_total, 1);
+    return fail_set(
+        fail, "28000", "PAM authentication failed for user \"%s\"", client->identity.user);
+}
+
+/* PAM has answered: go on if the client is still there. */
+static void
+on_pam(void *arg, uint64_t ticket, bool is_right)
+{
+    struct crowd *crowd = arg;
+    struct client *client = slots_find(&crowd->tickets, ticket);
+    struct fail fail;
+
+    if (client == NULL || client->state != CLIENT_VERIFYING) {
+        return;
+    }
+    stream_want_read(&client->stream, true);
+    if (is_right ? !welcome_admit(client, &fail) : !refused_by_pam(client, &fail)) {
+        client_reject(client, &fail);
+    }
+}
+
+static bool
+ask_pam(struct client *client, const char *password, struct fail *fail)
+{
+    const struct login *login = client->login;
+    const char *service = login->rule->service;
+
+    if (password[0] == '\0') {
+        return refused_by_pam(client, fail);
+    }
+    client_become(client, CLIENT_VERIFYING);
+    stream_want_read(&client->stream, false);
+    pam_check(client, service != NULL ? service : login->settings->auth_pam_service, password,
+        on_pam);
+    return true;
+}
+
+static bool
 take_password(struct client *client, const struct message *message, struct fail *fail)
 {
     struct login *login = client->login;
@@ -429,6 +473,9 @@ take_password(struct client *client, const struct message *message, struct fail 
     const char *answer = reader_string(&reader);
     if (!reader_is_done(&reader)) {
         return fail_set(fail, "08P01", "invalid password packet");
+    }
+    if (login->method == METHOD_PAM) {
+        return ask_pam(client, answer, fail);
     }
     /* An unknown user is checked against a secret that nothing matches, in the same time. */
     const char *user = client->identity.user;

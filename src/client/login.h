@@ -15,6 +15,7 @@ enum method
 {
     METHOD_TRUST, /* nothing more: known by a certificate or by the system, or anybody may */
     METHOD_PLAIN,
+    METHOD_PAM,
     METHOD_MD5,
     METHOD_SCRAM,
     METHOD_SCRAM_STARTED

@@ -2,6 +2,7 @@
 #include "client/secrets.h"
 
 #include "base/mem.h"
+#include "conf/hba.h"
 #include "pool/lookup.h"
 
 #include <string.h>
@@ -56,7 +57,8 @@ is_to_be_asked(const struct client *client)
     return !login->is_known && !login->is_console && asking[0] != '\0' &&
            strcmp(asking, client->identity.user) != 0 &&
            login->settings->auth_type != AUTH_TYPE_ANY &&
-           login->settings->auth_type != AUTH_TYPE_CERT;
+           login->settings->auth_type != AUTH_TYPE_CERT &&
+           (login->rule == NULL || login->rule->method != HBA_PAM);
 }
 
 static bool

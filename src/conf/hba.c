@@ -27,7 +27,7 @@ enum address_kind
 struct entry
 {
     struct hba_rule rule;
-    char *map; /* owns */
+    char *map, *service; /* own */
     unsigned connections;
     struct field databases, users;
     enum address_kind address_kind;
@@ -160,6 +160,9 @@ static const struct
     {"scram-sha-256", HBA_SCRAM},
     {"cert", HBA_CERT},
     {"peer", HBA_PEER},
+#ifdef HAVE_PAM
+    {"pam", HBA_PAM},
+#endif
 };
 
 static bool
@@ -172,7 +175,8 @@ read_method(struct lines *lines, struct entry *entry, const struct field *field)
         }
     }
     lines_complain(lines,
-        "expected a method: trust, reject, scram-sha-256, md5, password, cert or peer");
+        "expected a method: trust, reject, scram-sha-256, md5, password, cert, peer or pam (where "
+        "pgkeel was built with it)");
     return false;
 }
 
@@ -185,14 +189,20 @@ read_option(struct lines *lines, struct entry *entry, const char *option)
         entry->rule.map = entry->map;
         return true;
     }
+    if (strncmp(option, "pamservice=", 11) == 0) {
+        free(entry->service);
+        entry->service = mem_string(option + 11);
+        entry->rule.service = entry->service;
+        return true;
+    }
     if (strcmp(option, "clientcert=verify-ca") == 0 ||
         strcmp(option, "clientcert=verify-full") == 0) {
         entry->rule.needs_certificate = true;
         entry->rule.needs_name = strcmp(option, "clientcert=verify-full") == 0;
         return true;
     }
-    lines_complain(lines, "an option is not understood: only map, clientcert=verify-ca and "
-                      "clientcert=verify-full are");
+    lines_complain(lines, "an option is not understood: only map, pamservice, "
+                      "clientcert=verify-ca and clientcert=verify-full are");
     return false;
 }
 
@@ -232,6 +242,10 @@ check_combination(struct lines *lines, const struct entry *entry)
         lines_complain(lines, "map is for cert and peer only");
         return false;
     }
+    if (rule->service != NULL && rule->method != HBA_PAM) {
+        lines_complain(lines, "pamservice is for pam only");
+        return false;
+    }
     return true;
 }
 
@@ -239,6 +253,7 @@ static void
 free_entry(struct entry *entry)
 {
     free(entry->map);
+    free(entry->service);
     field_free(&entry->databases);
     field_free(&entry->users);
 }

@@ -20,6 +20,7 @@ enum hba_method
     HBA_SCRAM,
     HBA_CERT,
     HBA_PEER,
+    HBA_PAM,
     HBA_METHODS
 };
 
@@ -27,6 +28,7 @@ struct hba_rule
 {
     enum hba_method method;
     const char *map;        /* NULL: names must be equal */
+    const char *service;    /* of PAM; NULL: auth_pam_service */
     bool needs_certificate; /* clientcert: any that was found valid */
     bool needs_name;        /* clientcert=verify-full: with the user's name in it */
     int line;

@@ -29,7 +29,7 @@ static const struct known known_keys[] = {
 
 static const char *const pool_modes[] = {"session", "transaction", "statement", NULL};
 static const char *const auth_types[] = {
-    "any", "trust", "plain", "md5", "scram-sha-256", "cert", "hba", NULL};
+    "any", "trust", "plain", "md5", "scram-sha-256", "cert", "hba", "pam", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
 static const char *const retries[] = {"off", "unread", "aborted", "reads", NULL};
 static const char *const drain_modes[] = {"transaction", "client", NULL};

@@ -266,6 +266,11 @@ load_hba(struct loader *loader)
         loader_report(loader, SETTINGS_ERROR, place, "auth_type",
             "cert needs client_tls_sslmode = verify-ca or verify-full");
     }
+#ifndef HAVE_PAM
+    if (settings->auth_type == AUTH_TYPE_PAM) {
+        loader_report(loader, SETTINGS_ERROR, place, "auth_type", "pgkeel was built without PAM");
+    }
+#endif
     if (settings->auth_type != AUTH_TYPE_HBA) {
         return;
     }
@@ -366,7 +371,7 @@ choose_auth_type(struct loader *loader)
     }
     /* After an error it would only repeat what follows from that. */
     if (!loader->has_failed && users_count(loader->users) == 0 &&
-        settings->auth_type != AUTH_TYPE_ANY) {
+        settings->auth_type != AUTH_TYPE_ANY && settings->auth_type != AUTH_TYPE_PAM) {
         const char *origin = settings->internal->origins[KEY_auth_file];
         loader_report(loader, SETTINGS_WARNING, origin == NULL ? main_place(loader) : origin,
             "auth_file", "no user is known, so nobody can log in");

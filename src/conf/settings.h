@@ -32,7 +32,8 @@ enum auth_type
     AUTH_TYPE_MD5,
     AUTH_TYPE_SCRAM,
     AUTH_TYPE_CERT,
-    AUTH_TYPE_HBA
+    AUTH_TYPE_HBA,
+    AUTH_TYPE_PAM
 };
 enum log_format
 {

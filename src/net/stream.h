@@ -33,8 +33,8 @@ struct stream
     bool is_write_broken; /* writing failed; reading may still tell why */
     bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
     bool has_leftover;    /* more was kept than one read returns: the same */
-    bool owns_ssl;        /* else `ssl` belongs to a PGconn; here, where it takes no room */
-    bool is_away;         /* a helper goes on with its handshake: nothing may be done with it */
+    bool owns_ssl : 1;    /* else `ssl` belongs to a PGconn; here, where it takes no room */
+    bool is_away : 1;     /* a helper goes on with its handshake: nothing may be done with it */
 };
 
 /* Takes a non-blocking socket; fn is called with WATCH_ bits once attached. */

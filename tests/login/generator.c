@@ -87,7 +87,9 @@ receive(struct login *login)
     uint8_t head[5];
 
     read_all(login->ssl, head, sizeof(head));
-    login->len = ((size_t)head[1] << 24 | (size_t)head[2] << 16 | (size_t)head[3] << 8 | head[4]) - 4;
+    uint32_t len;
+    memcpy(&len, head + 1, sizeof(len));
+    login->len = ntohl(len) - 4;
     check(login->len < sizeof(login->body), "a message is too long");
     read_all(login->ssl, login->body, login->len);
     login->body[login->len] = '\0';
@@ -144,7 +146,8 @@ salt_password(struct login *login, const char *words)
     snprintf(login->salt, sizeof(login->salt), "%s", salt);
     int len = EVP_DecodeBlock(bytes, (uint8_t *)salt, (int)strlen(salt));
     len -= (salt[strlen(salt) - 1] == '=') + (salt[strlen(salt) - 2] == '=');
-    PKCS5_PBKDF2_HMAC(wanted.password, -1, bytes, len, atoi(iterations), EVP_sha256(), KEY, login->salted);
+    PKCS5_PBKDF2_HMAC(
+        wanted.password, -1, bytes, len, atoi(iterations), EVP_sha256(), KEY, login->salted);
 }
 
 static void
@@ -178,10 +181,11 @@ log_in(struct login *login)
     uint8_t random[18];
     char nonce[32];
 
-    int len = snprintf(body, sizeof(body), "%cuser%c%s%cdatabase%capp%c", 0, 0, wanted.user, 0, 0, 0);
-    uint8_t startup[TEXT] = {0, 3, 0, 0};
-    memcpy(startup + 4, body + 1, (size_t)len - 1);
-    send_message(login, '\0', startup, (size_t)len + 4);
+    static const char version[] = {0, 3, 0, 0};
+    memcpy(body, version, sizeof(version));
+    int len = snprintf(
+        body + 4, sizeof(body) - 4, "user%c%s%cdatabase%capp%c", 0, wanted.user, 0, 0, 0);
+    send_message(login, '\0', body, (size_t)len + 5);
     check(receive(login) == 'R' && login->body[3] == 10, "SCRAM is not offered");
 
     RAND_bytes(random, sizeof(random));

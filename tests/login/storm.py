@@ -79,18 +79,20 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def left_behind(pid):
+def left_behind(pid, server):
+    """Descriptors, but for the connections to PostgreSQL, and kB of memory."""
     memory = next(int(line.split()[1]) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return len(os.listdir(f"/proc/{pid}/fd")), memory
+    return len(os.listdir(f"/proc/{pid}/fd")) - len(server.backends("usename = 'app'")), memory
 
 
 def run(name, port, pid, options):
+    server = options.server
     quiet = measure(port, options.clients, 10)
     measure(port, options.clients, 1)
     idle_before = cpu_seconds(pid)
     measure(port, options.clients, 5)
     idle = (cpu_seconds(pid) - idle_before) / 5
-    files, memory = left_behind(pid)
+    files, memory = left_behind(pid, server)
     before, began = cpu_seconds(pid), time.monotonic()
     storm = subprocess.Popen([options.generator, str(port), USER, password_of(USER), str(options.rate), str(options.seconds)],
                              stdout=subprocess.PIPE, text=True)
@@ -98,8 +100,8 @@ def run(name, port, pid, options):
     done = int(storm.communicate()[0])
     took = time.monotonic() - began
     cost = (cpu_seconds(pid) - before - idle * took) / max(done, 1) * 1000
-    wait_until(lambda: left_behind(pid)[0] <= files, 5, f"{name} closes what is left")
-    after = left_behind(pid)
+    wait_until(lambda: left_behind(pid, server)[0] <= files, 5, f"{name} closes what is left")
+    after = left_behind(pid, server)
     p99, quiet_p99 = percentile(busy, 0.99) * 1000, percentile(quiet, 0.99) * 1000
     print(f"{name}: {done} logins in {took:.1f} s ({done / took:.0f} a second), {cost:.2f} ms of CPU each; p99 of a query "
           f"{quiet_p99:.2f} ms quiet, {p99:.2f} ms in the storm (p50 {percentile(quiet, 0.5) * 1000:.2f}, {percentile(busy, 0.5) * 1000:.2f}); "
@@ -127,7 +129,7 @@ def main():
     parser.add_argument("pgkeel", nargs="?")
     options = parser.parse_args()
     server, (folder, tls) = make_server(), make_files()
-    options.generator = build_generator(folder)
+    options.generator, options.server = build_generator(folder), server
     quiet = {"auth_type": "scram-sha-256", "log_connections": 0, "log_disconnections": 0}
     complaints, holds = [], True
     try:

@@ -95,7 +95,7 @@ test_values_and_errors(void **state)
             "must be one of session, transaction, statement (did you mean \"transaction\"?)"},
         {"pol_mode = session", "unknown key (did you mean \"pool_mode\"?)"},
         {"qwertz = 1", "E pgkeel.ini:4 qwertz: unknown key\n"},
-        {"auth_type = pam", "auth_type: not built"},
+        {"auth_type = ldap", "auth_type: not built"},
         {"auth_type = hba", "auth_type: hba needs auth_hba_file"},
         {"auth_type = cert", "auth_type: cert needs client_tls_sslmode"},
         {"auth_type = md6", "(did you mean \"md5\"?)"},
