@@ -66,22 +66,6 @@ static const struct
 static const char *const special_keys[] = {"connect_query", "auth_user", "auth_query",
     "auth_dbname", "password_file", "datestyle", "timezone", "load_balance_hosts"};
 
-/* libpq's keywords, PostgreSQL 15 documentation, 34.1.2. replication is missing: it cannot be
- * pooled. */
-static const char *const libpq_keys[] = {"host", "hostaddr", "port", "dbname", "user", "password",
-    "passfile", "require_auth", "channel_binding", "connect_timeout", "client_encoding", "options",
-    "application_name", "fallback_application_name", "keepalives", "keepalives_idle",
-    "keepalives_interval", "keepalives_count", "tcp_user_timeout", "gssencmode", "sslmode",
-    "sslcompression", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir",
-    "sslsni", "requirepeer", "ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname",
-    "gsslib", "service", "target_session_attrs"};
-
-/* Those of PostgreSQL 16 to 18; whether ours has them is asked of libpq itself. */
-static const char *const newer_keys[] = {"require_auth", "sslcertmode", "gssdelegation",
-    "load_balance_hosts", "sslnegotiation", "min_protocol_version", "max_protocol_version",
-    "servicefile", "sslkeylogfile", "scram_client_key", "scram_server_key", "oauth_issuer",
-    "oauth_client_id", "oauth_client_secret", "oauth_scope"};
-
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 static bool
@@ -104,13 +88,6 @@ is_pool_key(const char *key)
         }
     }
     return is_in(special_keys, LENGTH(special_keys), key);
-}
-
-static bool
-is_libpq_key(const char *key)
-{
-    return is_in(libpq_keys, LENGTH(libpq_keys), key) ||
-           is_in(newer_keys, LENGTH(newer_keys), key);
 }
 
 __attribute__((format(printf, 4, 5))) static void
@@ -142,12 +119,7 @@ complain_unknown(struct draft *draft, const char *key)
     for (size_t i = 0; i < LENGTH(special_keys); i++) {
         guess_consider(&guess, key, special_keys[i]);
     }
-    for (size_t i = 0; i < LENGTH(libpq_keys); i++) {
-        guess_consider(&guess, key, libpq_keys[i]);
-    }
-    for (size_t i = 0; i < LENGTH(newer_keys); i++) {
-        guess_consider(&guess, key, newer_keys[i]);
-    }
+    keyword_consider(&guess, key);
     guess_print(&guess, hint, sizeof(hint));
     complain(draft, SETTINGS_ERROR, key, "unknown key%s", hint);
 }
@@ -222,7 +194,7 @@ check_newer(struct draft *draft, const char *key)
     char error[200];
 
     snprintf(probe, sizeof(probe), "%s=x", key);
-    if (parse == NULL || !is_in(newer_keys, LENGTH(newer_keys), key) ||
+    if (parse == NULL || !keyword_is_newer(key) ||
         parse(probe, ignore_pair, NULL, error, sizeof(error))) {
         return true;
     }
@@ -252,7 +224,7 @@ check_ports(struct draft *draft, const char *value)
 static void
 take_keyword(struct draft *draft, const char *key, const char *value)
 {
-    if (!is_libpq_key(key)) {
+    if (!keyword_is_known(key)) {
         complain_unknown(draft, key);
         return;
     }
@@ -359,7 +331,7 @@ take_parameter(void *arg, const char *key, const char *value)
         take_pair(draft, key, value);
         return true;
     }
-    if (is_libpq_key(key) || strcmp(key, "ssl") == 0) { /* JDBC's, which libpq takes in URLs */
+    if (keyword_is_known(key) || strcmp(key, "ssl") == 0) { /* JDBC's, which libpq takes in URLs */
         return !check_newer(draft, key);
     }
     complain_unknown(draft, key);
@@ -400,6 +372,32 @@ read_url(struct draft *draft, char *url)
 
 /* --- Putting it together --- */
 
+/* The keys server_tls_*. What belongs together is taken together: a key for another certificate, or
+ * a highest version below the string's lowest, would let nothing connect. */
+static void
+add_tls_defaults(struct draft *draft, const struct settings *settings)
+{
+    const char *lowest, *highest;
+
+    keyword_default(draft, "sslmode", settings->server_tls_sslmode);
+    /* libpq verifies in every mode when it is given an authority, and where TLS is optional goes on
+     * in clear when that fails. So, as in PgBouncer, none is given there. */
+    const char *mode = keyword_value(draft, "sslmode");
+    if (strcmp(mode, "require") == 0 || strncmp(mode, "verify-", 7) == 0) {
+        keyword_default(draft, "sslrootcert", settings->server_tls_ca_file);
+    }
+    if (keyword_value(draft, "sslcert") == NULL && keyword_value(draft, "sslkey") == NULL) {
+        keyword_default(draft, "sslcert", settings->server_tls_cert_file);
+        keyword_default(draft, "sslkey", settings->server_tls_key_file);
+    }
+    if (keyword_value(draft, "ssl_min_protocol_version") == NULL &&
+        keyword_value(draft, "ssl_max_protocol_version") == NULL &&
+        server_tls_range(settings->server_tls_protocols, &lowest, &highest)) {
+        keyword_default(draft, "ssl_min_protocol_version", lowest);
+        keyword_default(draft, "ssl_max_protocol_version", highest);
+    }
+}
+
 static void
 add_defaults(struct draft *draft)
 {
@@ -407,10 +405,7 @@ add_defaults(struct draft *draft)
     const char *options = keyword_value(draft, "options");
 
     keyword_default(draft, "gssencmode", "disable");
-    keyword_default(draft, "sslmode", settings->server_tls_sslmode);
-    keyword_default(draft, "sslrootcert", settings->server_tls_ca_file);
-    keyword_default(draft, "sslkey", settings->server_tls_key_file);
-    keyword_default(draft, "sslcert", settings->server_tls_cert_file);
+    add_tls_defaults(draft, settings);
     keyword_default(draft, "keepalives", settings->tcp_keepalive ? "1" : "0");
     keyword_default_number(draft, "keepalives_idle", settings->tcp_keepidle);
     keyword_default_number(draft, "keepalives_interval", settings->tcp_keepintvl);

@@ -174,6 +174,9 @@ __attribute__((format(printf, 5, 6))) void loader_report(struct loader *loader,
 /* Sets a key from text; reports what is wrong with it. `place` becomes the origin. */
 void loader_set(struct loader *loader, const char *place, const char *name, const char *value);
 
+/* Where a key was set, for findings that come after reading; index: KEY_... */
+const char *loader_origin(const struct loader *loader, size_t index);
+
 /* Remembers a database; replaces one of the same name. Name NULL for DATABASE_URL. */
 void loader_add_database(
     struct loader *loader, const char *place, const char *name, const char *value, bool is_login);
@@ -202,6 +205,13 @@ bool is_url(const char *text);
 typedef bool parameter_fn(void *arg, const char *key, const char *value);
 must_check bool url_split(char *url, parameter_fn *take, void *arg);
 
+/* --- keywords.c --- */
+
+/* Whether libpq has this keyword, in some version; whether only some versions do. */
+bool keyword_is_known(const char *key);
+bool keyword_is_newer(const char *key);
+void keyword_consider(struct guess *guess, const char *typed);
+
 /* --- identity.c --- */
 
 /* A text that differs when anything that concerns connecting differs. The caller frees it. */
@@ -212,6 +222,16 @@ char *identity_of(const struct database *database);
 /* Makes struct database of what was written and adds it to the settings. */
 void database_read(struct loader *loader, const struct raw_database *raw);
 void database_free(struct database_entry **entry);
+
+/* --- server_tls.c --- */
+
+/* libpq's ssl_min_protocol_version and ssl_max_protocol_version for a list like "tlsv1.2,tlsv1.3"
+ * or "secure"; the newest is no limit: "". False when it is none. */
+must_check bool server_tls_range(
+    const char *list, const char **lowest_out, const char **highest_out);
+
+/* Reports what is wrong with the server_tls_* keys. */
+void server_tls_check(struct loader *loader);
 
 /* --- lookup.c --- */
 

@@ -73,13 +73,14 @@ known_refuses(const struct known *known, const char *value)
     if (strcmp(known->refused, "*") == 0) {
         return true;
     }
-    for (const char *at = known->refused; at != NULL; at = strchr(at, '|')) {
+    bool is_listed = false;
+    bool lists_good = known->refused[0] == '!';
+    for (const char *at = known->refused + lists_good; at != NULL; at = strchr(at, '|')) {
         at += *at == '|' ? 1 : 0;
-        if (strcspn(at, "|") == len && strncasecmp(at, value, len) == 0) {
-            return true;
-        }
+        is_listed =
+            is_listed || (strcspn(at, "|") == len && strncasecmp(at, value, len) == 0);
     }
-    return false;
+    return is_listed != lists_good;
 }
 
 bool

@@ -71,11 +71,10 @@ origin_remember(struct loader *loader, const struct key *key, const char *place)
     *origin = mem_string(place);
 }
 
-/* Where a key was set, for findings that come after reading. */
-static const char *
-origin_of(const struct settings *settings, size_t index)
+const char *
+loader_origin(const struct loader *loader, size_t index)
 {
-    const char *origin = settings->internal->origins[index];
+    const char *origin = loader->settings->internal->origins[index];
 
     return origin == NULL ? "default" : origin;
 }
@@ -183,7 +182,7 @@ check_word(struct loader *loader, size_t index, const char *const *allowed)
         len += (size_t)snprintf(
             list + len, sizeof(list) - len, "%s%s", i == 0 ? "" : ", ", allowed[i]);
     }
-    loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, index), conf_keys[index].name,
+    loader_report(loader, SETTINGS_ERROR, loader_origin(loader, index), conf_keys[index].name,
         "must be one of %s", list);
 }
 
@@ -197,7 +196,7 @@ check_pending(struct loader *loader)
 
     for (size_t i = 0; i < sizeof(pending) / sizeof(pending[0]); i++) {
         if (loader->settings->internal->origins[pending[i]] != NULL) {
-            loader_report(loader, SETTINGS_WARNING, origin_of(loader->settings, pending[i]),
+            loader_report(loader, SETTINGS_WARNING, loader_origin(loader, pending[i]),
                 conf_keys[pending[i]].name, "accepted, but not acted on yet");
         }
     }
@@ -213,7 +212,7 @@ check_tls(struct loader *loader)
     if (strcmp(mode, "disable") == 0) {
         return;
     }
-    const char *place = origin_of(settings, KEY_client_tls_sslmode);
+    const char *place = loader_origin(loader, KEY_client_tls_sslmode);
     if (settings->client_tls_cert_file[0] == '\0' || settings->client_tls_key_file[0] == '\0') {
         loader_report(loader, SETTINGS_ERROR, place, "client_tls_sslmode",
             "needs client_tls_cert_file and client_tls_key_file");
@@ -236,6 +235,7 @@ check_texts(struct loader *loader)
     check_word(loader, KEY_server_tls_sslmode, modes);
     check_word(loader, KEY_client_tls_sslmode, modes);
     check_tls(loader);
+    server_tls_check(loader);
     check_word(loader, KEY_syslog_facility, facilities);
     /* PgBouncer's word for an empty query, which a bare Sync does cheaper. */
     if (strcmp(settings->server_check_query, "<empty>") == 0) {
@@ -259,7 +259,7 @@ static void
 load_hba(struct loader *loader)
 {
     struct settings *settings = loader->settings;
-    const char *place = origin_of(settings, KEY_auth_type);
+    const char *place = loader_origin(loader, KEY_auth_type);
 
     if (settings->auth_type == AUTH_TYPE_CERT &&
         strncmp(settings->client_tls_sslmode, "verify-", 7) != 0) {
@@ -310,7 +310,7 @@ load_userlist(struct loader *loader)
     }
     char *text = loader_read_file(path, &len);
     if (text == NULL) {
-        loader_report(loader, SETTINGS_ERROR, origin_of(loader->settings, KEY_auth_file),
+        loader_report(loader, SETTINGS_ERROR, loader_origin(loader, KEY_auth_file),
             "auth_file", "cannot read \"%s\": %s", path, strerror(errno));
         return;
     }

@@ -220,6 +220,64 @@ test_identity_keeps_and_hides(void **state)
     settings_release(&first);
 }
 
+/* --- server_tls_* --- */
+
+static void
+expect_keyword(const char *keys, const char *string, const char *name, const char *expected)
+{
+    char text[400];
+
+    snprintf(text, sizeof(text), "[databases]\na = %s\n[pgkeel]\n%s", string, keys);
+    struct settings *settings = load_good(text);
+    const char *got = keyword(settings_find_database(settings, "a"), name);
+    if ((got == NULL) != (expected == NULL) || (got != NULL && strcmp(got, expected) != 0)) {
+        fail_msg("%s, %s: %s is %s", keys, string, name, got == NULL ? "not set" : got);
+    }
+    settings_release(&settings);
+}
+
+static void
+test_tls_keys_in_libpqs_words(void **state)
+{
+    static const char pair[] = "server_tls_cert_file = /c\nserver_tls_key_file = /k";
+    static const struct
+    {
+        const char *keys, *string, *name, *expected;
+    } cases[] = {
+        {"", "", "sslmode", "prefer"},
+        {"", "sslmode=disable", "sslmode", "disable"},
+        {"", "", "sslrootcert", NULL},
+        /* libpq would fall back to clear text when the authority does not vouch. */
+        {"server_tls_ca_file = /a", "", "sslrootcert", NULL},
+        {"server_tls_ca_file = /a", "sslmode=require", "sslrootcert", "/a"},
+        {"server_tls_ca_file = /a", "sslmode=verify-full", "sslrootcert", "/a"},
+        {"server_tls_ca_file = /a", "sslmode=require sslrootcert=/b", "sslrootcert", "/b"},
+        {"server_tls_ca_file = /a", "sslmode=prefer sslrootcert=/b", "sslrootcert", "/b"},
+        {"server_tls_ca_file = /a\nserver_tls_sslmode = verify-ca", "", "sslrootcert", "/a"},
+        {pair, "", "sslcert", "/c"},
+        {pair, "", "sslkey", "/k"},
+        /* The key is another certificate's. */
+        {pair, "sslcert=/d", "sslkey", NULL},
+        {pair, "sslkey=/d", "sslcert", NULL},
+        {"", "", "ssl_min_protocol_version", "TLSv1.2"},
+        {"", "", "ssl_max_protocol_version", NULL},
+        {"server_tls_protocols =", "", "ssl_min_protocol_version", "TLSv1.2"},
+        {"server_tls_protocols = tlsv1.3", "", "ssl_min_protocol_version", "TLSv1.3"},
+        {"server_tls_protocols = tlsv1.2", "", "ssl_max_protocol_version", "TLSv1.2"},
+        {"server_tls_protocols = TLSv1.2:tlsv1.1", "", "ssl_min_protocol_version", "TLSv1.1"},
+        {"server_tls_protocols = all", "", "ssl_min_protocol_version", "TLSv1"},
+        {"server_tls_protocols = legacy", "", "ssl_max_protocol_version", NULL},
+        /* A lowest one above the highest would let nothing connect. */
+        {"server_tls_protocols = tlsv1.2", "ssl_min_protocol_version=TLSv1.3",
+            "ssl_max_protocol_version", NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        expect_keyword(cases[i].keys, cases[i].string, cases[i].name, cases[i].expected);
+    }
+}
+
 int
 main(void)
 {
@@ -231,6 +289,7 @@ main(void)
         cmocka_unit_test(test_question_mark_in_a_password),
         cmocka_unit_test(test_warns_of_what_will_surprise),
         cmocka_unit_test(test_identity_keeps_and_hides),
+        cmocka_unit_test(test_tls_keys_in_libpqs_words),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,6 +104,12 @@ test_values_and_errors(void **state)
         {"client_tls_sslmode = verify-full", "client_tls_sslmode: needs client_tls_ca_file"},
         {"client_tls_sslmode = on", "must be one of disable, allow"},
         {"server_tls_sslmode = on", "must be one of disable, allow"},
+        {"server_tls_protocols = sslv3", "E pgkeel.ini:4 server_tls_protocols: must be secure"},
+        {"server_tls_protocols = tlsv1.1,tlsv1.3", "neighbours of tlsv1.0"},
+        {"server_tls_ciphers = AES128-SHA", "restrict them there (CipherString)"},
+        {"server_tls13_ciphers = TLS_AES_128_GCM_SHA256", "restrict them there (Ciphersuites)"},
+        {"server_tls_cert_file = /c", "server_tls_cert_file: needs server_tls_key_file, too"},
+        {"server_tls_key_file = /k", "server_tls_key_file: needs server_tls_cert_file, too"},
         {"syslog_facility = moon", "must be one of auth, authpriv"},
         {"auth_file = /nonexistent", "cannot read \"/nonexistent\": No such file"},
         {"listen_port = 1\nlisten_port = 2",
@@ -138,12 +144,12 @@ test_known_keys_are_mentioned(void **state)
 {
     struct settings *settings =
         load_good("[databases]\n*=\n[pgbouncer]\ndns_max_ttl = 5\nclient_tls_dheparams = auto\n"
-                  "auth_hba_file =\nserver_check_query = <empty>\n[peers]\n1 = host=x\n");
+                  "server_tls_ciphers = Fast\nserver_tls13_ciphers =\nauth_hba_file =\nserver_check_query = <empty>\n[peers]\n1 = host=x\n");
 
     (void)state;
     assert_non_null(strstr(findings, "I pgkeel.ini:4 dns_max_ttl: not needed: "));
     assert_non_null(strstr(findings, "I pgkeel.ini:5 client_tls_dheparams: not needed: "));
-    assert_non_null(strstr(findings, "I pgkeel.ini:8 peers: not needed: "));
+    assert_non_null(strstr(findings, "I pgkeel.ini:10 peers: not needed: "));
     assert_null(strstr(findings, "E "));
     assert_string_equal(settings->server_check_query, "");
     settings_release(&settings);
