@@ -8,6 +8,7 @@
 #include "conf/settings.h"
 #include "daemon/certificates.h"
 #include "daemon/daemon.h"
+#include "daemon/process.h"
 #include "net/tls.h"
 #include "ops/console.h"
 #include "pool/dial.h"
@@ -196,6 +197,7 @@ main(int argc, char **argv)
 {
     struct command command = {.daemon = {.console = &console_handler}};
 
+    process_hide();
     int status = read_command(argc, argv, &command);
     if (status >= 0) {
         return status;

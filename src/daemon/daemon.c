@@ -449,7 +449,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (user[0] != '\0' && !process_become(user, fail)) {
         return false;
     }
-    process_harden();
+    process_harden(settings->core_dump);
     if (!certificates_load(settings, &daemon->tls, fail)) {
         return false;
     }

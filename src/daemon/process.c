@@ -16,6 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#define PR_MDWE_REFUSE_EXEC_GAIN 1UL
+#endif
+
 /* Our pid file, from writing to removing. */
 static struct
 {
@@ -151,7 +156,6 @@ process_become(const char *user, struct fail *fail)
     if (setuid(0) == 0) {
         return fail_set(fail, "58000", "could not give up the rights of root");
     }
-    prctl(PR_SET_DUMPABLE, 1);
     return true;
 }
 
@@ -170,8 +174,18 @@ process_raise_files(void)
 }
 
 void
-process_harden(void)
+process_hide(void)
 {
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+void
+process_harden(bool may_dump)
+{
+    /* Once more: the change of the user has reset it. */
+    prctl(PR_SET_DUMPABLE, may_dump ? 1 : 0, 0, 0, 0);
     /* Whatever runs here never gains rights by a program that it might be made to start. */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    /* What was once written is never run. Older kernels (before 6.3) do not know it. */
+    prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0);
 }

@@ -26,5 +26,11 @@ must_check bool process_become(const char *user, struct fail *fail);
 /* Raises the limit of file descriptors to the hard limit; returns it. */
 int64_t process_raise_files(void);
 
-/* Gives up what a daemon never needs. */
-void process_harden(void);
+/* From now on no crash writes a core file, and no process of the same user reads our memory or
+ * environment: passwords, keys and rows are in both, many of them in copies of libpq and OpenSSL
+ * that nobody else can wipe. First of all, before a secret is read. */
+void process_hide(void);
+
+/* Gives up what a daemon never needs, after process_become(). may_dump takes back
+ * process_hide(). */
+void process_harden(bool may_dump);

@@ -345,6 +345,7 @@ dial_parse_conninfo(const char *conninfo,
     for (PQconninfoOption *option = options; option->keyword != NULL; option++) {
         if (option->val != NULL) {
             each(arg, option->keyword, option->val);
+            explicit_bzero(option->val, strlen(option->val)); /* one of them is the password */
         }
     }
     PQconninfoFree(options);
@@ -407,6 +408,9 @@ verifier_run(struct job *job)
         PQfinish(conn);
     }
     verifier->made = mem_string(made);
+    if (made != NULL) {
+        explicit_bzero(made, strlen(made));
+    }
     PQfreemem(made);
     if (!loop_post(verifier->loop, verifier_report, verifier)) {
         verifier_drop(job);

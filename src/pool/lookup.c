@@ -271,11 +271,14 @@ read_result(struct lookup *lookup, const PGresult *result)
         return;
     }
     lookup->answer.is_found = PQntuples(result) > 0;
-    bool has_secret = lookup->answer.is_found && !PQgetisnull(result, 0, 1);
-    if (has_secret && !text_copy(lookup->answer.secret, sizeof(lookup->answer.secret),
-                          PQgetvalue(result, 0, 1))) {
+    if (!lookup->answer.is_found || PQgetisnull(result, 0, 1)) {
+        return;
+    }
+    char *secret = PQgetvalue(result, 0, 1);
+    if (!text_copy(lookup->answer.secret, sizeof(lookup->answer.secret), secret)) {
         fail_lookup(lookup, "58000", "the secret is too long");
     }
+    explicit_bzero(secret, strlen(secret));
 }
 
 /* True: PostgreSQL answered. */
