@@ -28,7 +28,7 @@ enum
 static const struct connect_traits classes[CONNECT_CLASSES] = {
     /*                         name, metric, pool only, permanent, busy, hurried, factor */
     [CONNECT_NETWORK] = {"network", METRIC_connect_failures_network_total, 0, 0, 0, HURRIED_US, 1},
-    [CONNECT_TLS] = {"tls", METRIC_connect_failures_tls_total, 0, 0, 0, 0, 4},
+    [CONNECT_TLS] = {"tls", METRIC_connect_failures_tls_total, 1, 0, 0, 0, 4},
     [CONNECT_STARTING] = {"starting", METRIC_connect_failures_starting_total, 0, 0, 0, STARTING_US,
         1},
     [CONNECT_FULL] = {"full", METRIC_connect_failures_full_total, 0, 0, 1, 0, 4},
@@ -59,8 +59,13 @@ static const struct
     {"42501", NULL, CONNECT_DENIED},
     {"08", "session is ", CONNECT_UNSUITABLE},
     {"08", "hot standby mode", CONNECT_UNSUITABLE},
+    /* A connection that broke; the rest about TLS is between this connection string and a server
+     * that answers others: its authority, its certificate, its mode. */
+    {"08", "SSL SYSCALL", CONNECT_NETWORK},
+    {"08", "SSL connection has been closed", CONNECT_NETWORK},
     {"08", "SSL", CONNECT_TLS},
     {"08", "certificate", CONNECT_TLS},
+    {"08", "private key", CONNECT_TLS},
     {"08", NULL, CONNECT_NETWORK},
 };
 

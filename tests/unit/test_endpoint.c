@@ -51,9 +51,11 @@ test_reasons_have_classes(void **state)
     } rows[] = {
         {"08001", "Connection refused", "network", false, false, false},
         {"08006", "server closed the connection unexpectedly", "network", false, false, false},
-        {"08001", "server does not support SSL, but SSL was required", "tls", false, false, false},
-        {"08001", "server certificate for \"a\" does not match host name", "tls", false, false,
+        {"08001", "server does not support SSL, but SSL was required", "tls", true, false, false},
+        {"08001", "server certificate for \"a\" does not match host name", "tls", true, false,
             false},
+        {"08001", "private key file \"k\" has group or world access", "tls", true, false, false},
+        {"08001", "SSL SYSCALL error: EOF detected", "network", false, false, false},
         {"57P03", "the database system is starting up", "starting", false, false, false},
         {"57P01", "terminating connection due to administrator command", "starting", false, false,
             false},

@@ -144,7 +144,8 @@ test_known_keys_are_mentioned(void **state)
 {
     struct settings *settings =
         load_good("[databases]\n*=\n[pgbouncer]\ndns_max_ttl = 5\nclient_tls_dheparams = auto\n"
-                  "server_tls_ciphers = Fast\nserver_tls13_ciphers =\nauth_hba_file =\nserver_check_query = <empty>\n[peers]\n1 = host=x\n");
+                  "server_tls_ciphers = Fast\nserver_tls13_ciphers =\nauth_hba_file =\n"
+                  "server_check_query = <empty>\n[peers]\n1 = host=x\n");
 
     (void)state;
     assert_non_null(strstr(findings, "I pgkeel.ini:4 dns_max_ttl: not needed: "));
