@@ -386,6 +386,10 @@ add_tls_defaults(struct draft *draft, const struct settings *settings)
     if (strcmp(mode, "require") == 0 || strncmp(mode, "verify-", 7) == 0) {
         keyword_default(draft, "sslrootcert", settings->server_tls_ca_file);
     }
+    if (strncmp(mode, "verify-", 7) == 0 && keyword_value(draft, "sslrootcert") == NULL) {
+        complain(draft, SETTINGS_WARNING, "sslmode",
+            "%s without sslrootcert: only root.crt in ~/.postgresql will be trusted", mode);
+    }
     if (keyword_value(draft, "sslcert") == NULL && keyword_value(draft, "sslkey") == NULL) {
         keyword_default(draft, "sslcert", settings->server_tls_cert_file);
         keyword_default(draft, "sslkey", settings->server_tls_key_file);

@@ -20,6 +20,9 @@
 #define PR_SET_MDWE 65
 #define PR_MDWE_REFUSE_EXEC_GAIN 1UL
 #endif
+#ifndef PR_MDWE_NO_INHERIT
+#define PR_MDWE_NO_INHERIT 2UL
+#endif
 
 /* Our pid file, from writing to removing. */
 static struct
@@ -186,6 +189,7 @@ process_harden(bool may_dump)
     prctl(PR_SET_DUMPABLE, may_dump ? 1 : 0, 0, 0, 0);
     /* Whatever runs here never gains rights by a program that it might be made to start. */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    /* What was once written is never run. Older kernels (before 6.3) do not know it. */
-    prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0);
+    /* What was once written is never run. Not for programs that we start: they may compile at run
+     * time. Older kernels (before 6.6) do not know it. */
+    prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN | PR_MDWE_NO_INHERIT, 0, 0, 0);
 }

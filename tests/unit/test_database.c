@@ -275,7 +275,11 @@ test_tls_keys_in_libpqs_words(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
         expect_keyword(cases[i].keys, cases[i].string, cases[i].name, cases[i].expected);
+        assert_null(strstr(findings, "without sslrootcert"));
     }
+    /* PgBouncer takes the system's authorities here. */
+    expect_keyword("server_tls_sslmode = verify-full", "", "sslrootcert", NULL);
+    assert_non_null(strstr(findings, "W pgkeel.ini:2 a: sslmode: verify-full without sslrootcert"));
 }
 
 int
