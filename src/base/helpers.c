@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/queue.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,15 @@ struct queue
     unsigned len;
 };
 
+/* A job that runs; on its thread's stack. */
+struct running
+{
+    LIST_ENTRY(running) link;
+    const void *share;
+};
+
+LIST_HEAD(running_list, running);
+
 struct helpers
 {
     pthread_mutex_t mutex; /* guards all below it */
@@ -33,6 +43,7 @@ struct helpers
     pthread_cond_t ended;  /* alive became 0 */
     struct queue queues[JOB_KINDS];
     unsigned busy[JOB_KINDS]; /* jobs that run now */
+    struct running_list running;
     unsigned idle;          /* threads that wait for work, or were just started to do so */
     unsigned alive;         /* threads that did not end yet */
     unsigned started;       /* members of threads */
@@ -40,6 +51,7 @@ struct helpers
 
     /* set by helpers_new(), never changed */
     unsigned most[JOB_KINDS]; /* jobs of a kind that may run at a time */
+    unsigned share_most; /* the same, of one share */
     unsigned threads_most;
     int stop_fd;
     pthread_t *threads; /* owns */
@@ -83,6 +95,9 @@ helpers_new(const struct helpers_limits *limits)
     helpers->most[JOB_HEAVY] = limits->heavy;
     helpers->most[JOB_LOOKUP] = limits->lookups;
     helpers->most[JOB_ORDINARY] = limits->most - limits->kept;
+    helpers->share_most = helpers->most[JOB_ORDINARY] - (helpers->most[JOB_ORDINARY] + 3) / 4;
+    helpers->share_most += helpers->share_most == 0;
+    LIST_INIT(&helpers->running);
     helpers->threads_most = limits->most + limits->heavy + limits->lookups;
     helpers->threads = mem_new(helpers->threads_most * sizeof(pthread_t));
     helpers->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -114,17 +129,51 @@ room_locked(const struct helpers *helpers, enum job_kind kind)
     return helpers->most[kind] - busy;
 }
 
+static bool
+has_share_room_locked(const struct helpers *helpers, const void *share)
+{
+    const struct running *running;
+    unsigned count = 0;
+
+    LIST_FOREACH(running, &helpers->running, link) {
+        count += running->share == share;
+    }
+    return share == NULL || count < helpers->share_most;
+}
+
+/* The first job of a queue whose like leave room for it, NULL when there is none. */
+static struct job *
+queue_take_locked(struct helpers *helpers, struct queue *queue)
+{
+    struct job *before = NULL, *job = queue->first;
+
+    while (job != NULL && !has_share_room_locked(helpers, job->share)) {
+        before = job;
+        job = job->next;
+    }
+    if (job == NULL || before == NULL) {
+        return job == NULL ? NULL : queue_pop(queue);
+    }
+    before->next = job->next;
+    queue->last = job->next == NULL ? before : queue->last;
+    queue->len--;
+    job->next = NULL;
+    return job;
+}
+
 /* The next job that may run now, NULL when there is none. */
 static struct job *
-take_locked(struct helpers *helpers)
+take_locked(struct helpers *helpers, struct running *running)
 {
     for (int kind = 0; kind < JOB_KINDS; kind++) {
         struct job *job = NULL;
         if (room_locked(helpers, kind) > 0) {
-            job = queue_pop(&helpers->queues[kind]);
+            job = queue_take_locked(helpers, &helpers->queues[kind]);
         }
         if (job != NULL) {
             helpers->busy[kind]++;
+            running->share = job->share;
+            LIST_INSERT_HEAD(&helpers->running, running, link);
             return job;
         }
     }
@@ -135,11 +184,12 @@ static void *
 helper_main(void *arg)
 {
     struct helpers *helpers = arg;
+    struct running running;
 
     stats_thread_init();
     pthread_mutex_lock(&helpers->mutex);
     while (!helpers->is_stopped) {
-        struct job *job = take_locked(helpers);
+        struct job *job = take_locked(helpers, &running);
         if (job == NULL) {
             pthread_cond_wait(&helpers->work, &helpers->mutex);
             continue;
@@ -153,6 +203,10 @@ helper_main(void *arg)
         pthread_mutex_lock(&helpers->mutex);
         helpers->busy[kind]--;
         helpers->idle++;
+        LIST_REMOVE(&running, link);
+        if (running.share != NULL) { /* there is room for its like, and this one may go elsewhere */
+            pthread_cond_signal(&helpers->work);
+        }
     }
     helpers->idle--;
     helpers->alive--;

@@ -26,7 +26,9 @@ struct job
     enum job_kind kind;
     void (*run)(struct job *job);  /* in a helper thread; owns the job */
     void (*drop)(struct job *job); /* instead of run() when helpers stop first; owns the job */
-    struct job *next;              /* the queue's */
+    const void *share; /* of those with the same one, ordinary jobs leave some threads to others;
+                          NULL: on its own */
+    struct job *next;  /* the queue's */
 };
 
 struct helpers_limits

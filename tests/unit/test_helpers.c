@@ -174,6 +174,43 @@ test_ordinary_jobs_leave_kept_threads(void **state)
 }
 
 static void
+give_of(struct helpers *helpers, const void *share, struct gate *gate, int number)
+{
+    struct test_job *test = mem_new(sizeof(*test));
+
+    test->job =
+        (struct job){.kind = JOB_ORDINARY, .run = run_job, .drop = drop_job, .share = share};
+    test->gate = gate;
+    test->poll_fd = -1;
+    test->number = number;
+    helpers_run(helpers, &test->job);
+}
+
+static void
+test_jobs_of_one_share_leave_threads_to_others(void **state)
+{
+    struct helpers *helpers = helpers_new(&(struct helpers_limits){8, 0, 1, 1});
+    struct gate slow = GATE;
+    struct gate quick = GATE;
+
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        give_of(helpers, &slow, &slow, i);
+    }
+    gate_await(&slow, 6); /* three quarters */
+    give_of(helpers, &quick, &quick, 50);
+    give_of(helpers, NULL, &quick, 51);
+    gate_await(&quick, 2); /* they run although six jobs were there before them */
+    assert_int_equal(gate_waiting(&slow), 6);
+    give_of(helpers, &quick, NULL, 52);
+    gate_open(&quick);
+    gate_open(&slow);
+    gate_await(&slow, 12); /* none is forgotten, the last of the queue neither */
+    finish(helpers);
+    assert_int_equal(atomic_load(&ran) + atomic_load(&dropped), 15);
+}
+
+static void
 test_all_threads_may_run_urgent_jobs(void **state)
 {
     struct helpers *helpers = helpers_new(&(struct helpers_limits){4, 1, 1, 1});
@@ -312,6 +349,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_no_job_no_thread, setup),
         cmocka_unit_test_setup(test_ordinary_jobs_leave_kept_threads, setup),
+        cmocka_unit_test_setup(test_jobs_of_one_share_leave_threads_to_others, setup),
         cmocka_unit_test_setup(test_all_threads_may_run_urgent_jobs, setup),
         cmocka_unit_test_setup(test_heavy_jobs_run_few_at_a_time_beside_all_others, setup),
         cmocka_unit_test_setup(test_urgent_first_then_in_order, setup),
