@@ -10,6 +10,7 @@
 #include "base/stats.h"
 #include "base/text.h"
 #include "client/login.h"
+#include "client/secrets.h"
 #include "client/welcome.h"
 #include "pool/apart.h"
 #include "pool/cancel.h"
@@ -358,6 +359,7 @@ replication_admit(struct client *client, struct fail *fail)
     }
     const char *user = database->user != NULL ? database->user : client->identity.user;
     lease_init(&client->lease, pools_join(&crowd->pool, name, user), &no_lease);
+    secrets_leave_keys(client, client->lease.side->pool);
     client_become(client, CLIENT_WELCOME);
     vars_put(&extra, "replication", client->login->replication);
     add_settings(&client->login->wanted, &extra, database_keyword(database, "options"));

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "conf/hba.h"
 #include "pool/lookup.h"
+#include "pool/pools.h"
 
 #include <string.h>
 
@@ -67,6 +68,7 @@ ask(struct client *client)
     struct crowd *crowd = client->crowd;
     struct question *question = mem_new(sizeof(*question));
     struct lookup_request request = {.lookups = crowd->crowds->lookups,
+        .credentials = pools_credentials(crowd->pool.pools),
         .database = client->identity.database,
         .user = client->identity.user,
         .loop = crowd->pool.loop,
@@ -115,5 +117,19 @@ secrets_forget(struct client *client)
     if (client->login->looked_up != NULL || !client->login->is_known) {
         lookups_forget(client->crowd->crowds->lookups, client->identity.database,
             client->identity.user);
+    }
+}
+
+/* Only of the verifier that PostgreSQL has; one that we made of a password has a salt of its own.
+ */
+void
+secrets_leave_keys(const struct client *client, struct pool *pool)
+{
+    const struct login *login = client->login;
+    bool is_users_own = strcmp(pool->user, client->identity.user) == 0;
+
+    if (is_users_own && login->scram != NULL && login->secret_kind == SECRET_SCRAM &&
+        scram_client_key(login->scram) != NULL && dial_takes_keys()) {
+        pool_learn_keys(pool, scram_client_key(login->scram), scram_server_key(login->scram));
     }
 }

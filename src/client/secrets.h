@@ -14,5 +14,8 @@ enum secrets
 
 enum secrets secrets_find(struct client *client);
 
+/* What the client's login has proven it with lets us in to PostgreSQL, too. */
+void secrets_leave_keys(const struct client *client, struct pool *pool);
+
 /* It did not fit: the next client asks again. */
 void secrets_forget(struct client *client);

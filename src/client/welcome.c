@@ -9,6 +9,7 @@
 #include "client/params.h"
 #include "client/relay.h"
 #include "client/replication.h"
+#include "client/secrets.h"
 #include "client/wait.h"
 #include "pool/pools.h"
 #include "wire/message.h"
@@ -173,6 +174,7 @@ welcome_admit(struct client *client, struct fail *fail)
     const char *user = database->user != NULL ? database->user : client->identity.user;
     lease_init(
         &client->lease, pools_join(&crowd->pool, client->identity.database, user), &login_ops);
+    secrets_leave_keys(client, client->lease.side->pool);
     if (pool_welcome(client->lease.side->pool, &reported) &&
         !params_start(client, &reported, &login->wanted)) {
         send_welcome(client, &reported);

@@ -24,6 +24,7 @@ static const struct
     {"auth_query", offsetof(struct database, auth_query)},
     {"auth_dbname", offsetof(struct database, auth_dbname)},
     {"password_file", offsetof(struct database, password_file)},
+    {"password_command", offsetof(struct database, password_command)},
 };
 
 enum
@@ -60,11 +61,14 @@ static const struct
     {"max_db_client_connections", KEY_max_db_client_connections,
         offsetof(struct database, max_db_client_connections)},
     {"server_lifetime", KEY_server_lifetime, offsetof(struct database, server_lifetime)},
+    {"password_command_ttl", KEY_password_command_ttl,
+        offsetof(struct database, password_command_ttl)},
 };
 
 /* Ours too, but not numbers; load_balance_hosts because PgBouncer has a value of its own for it. */
 static const char *const special_keys[] = {"connect_query", "auth_user", "auth_query",
-    "auth_dbname", "password_file", "datestyle", "timezone", "load_balance_hosts"};
+    "auth_dbname", "password_file", "password_command", "datestyle", "timezone",
+    "load_balance_hosts"};
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -514,6 +518,9 @@ finish(struct draft *draft)
         *(char **)((char *)database + text_keys[i].offset) = draft->texts[i];
         draft->texts[i] = NULL;
     }
+    if (database->password_file != NULL && database->password_command != NULL) {
+        complain(draft, SETTINGS_ERROR, "password_command", "there is a password_file, too");
+    }
     const char *host = keyword_value(draft, "host");
     const char *port = keyword_value(draft, "port");
     host = host == NULL ? keyword_value(draft, "hostaddr") : host;
@@ -538,6 +545,7 @@ database_read(struct loader *loader, const struct raw_database *raw)
     database->pool_size = database->min_pool_size = database->reserve_pool_size = NOT_SET;
     database->max_db_connections = database->max_db_client_connections = NOT_SET;
     database->server_lifetime = database->query_wait_timeout = NOT_SET;
+    database->password_command_ttl = NOT_SET;
     database->pool_mode = NOT_SET;
 
     if (is_url(text)) {

@@ -234,6 +234,14 @@ settings_max_user_connections(const struct settings *settings, const char *user)
 }
 
 int64_t
+settings_password_command_ttl(const struct settings *settings, const char *database)
+{
+    const struct database *d = settings_find_database(settings, database);
+
+    return first_set(NOT_SET, OF(d, password_command_ttl), settings->password_command_ttl);
+}
+
+int64_t
 settings_server_lifetime(const struct settings *settings, const char *database)
 {
     const struct database *d = settings_find_database(settings, database);

@@ -137,6 +137,7 @@ print_database(const struct database *database, const char *lead, FILE *to)
     print_text("auth_query", database->auth_query, to);
     print_text("auth_dbname", database->auth_dbname, to);
     print_text("password_file", database->password_file, to);
+    print_text("password_command", database->password_command, to);
     if (database->pool_mode != NOT_SET) {
         print_pair("pool_mode", key_word(KIND_POOL_MODE, database->pool_mode), to);
     }
@@ -147,6 +148,7 @@ print_database(const struct database *database, const char *lead, FILE *to)
     print_limit("max_db_client_connections", database->max_db_client_connections, to);
     print_time("server_lifetime", database->server_lifetime, to);
     print_time("query_wait_timeout", database->query_wait_timeout, to);
+    print_time("password_command_ttl", database->password_command_ttl, to);
     fputc('\n', to);
 }
 
@@ -189,7 +191,7 @@ static const char ini_top[] =
     ";* = host=db.example.org\n"
     "; Of pgkeel: pool_size min_pool_size reserve_pool_size pool_mode max_db_connections\n"
     ";   max_db_client_connections server_lifetime query_wait_timeout connect_query\n"
-    ";   auth_user auth_query auth_dbname password_file\n"
+    ";   auth_user auth_query auth_dbname password_file password_command password_command_ttl\n"
     ";   datestyle timezone. user and password, when given, hold for every client.\n";
 
 static const char ini_users[] =

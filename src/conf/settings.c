@@ -358,6 +358,54 @@ load_databases(struct loader *loader)
     }
 }
 
+static void
+ignore_pair(void *arg, const char *keyword, const char *value)
+{
+    (void)arg;
+    (void)keyword;
+    (void)value;
+}
+
+/* Whether clients of it could be let in by a verifier, which then has to let us in, too. */
+static bool
+needs_keys(const struct settings *settings, const struct database *database)
+{
+    bool has_own = database->user != NULL || database->password != NULL ||
+                   database->password_file != NULL || database->password_command != NULL;
+
+    return !has_own && (users_have_verifiers(settings->userlist) ||
+                           settings_auth_user(settings, database->name)[0] != '\0');
+}
+
+/* Said once, as every such login would fail later. */
+static void
+check_keys(struct loader *loader)
+{
+    conninfo_parse_fn *parse = loader->source->parse_conninfo;
+    const struct database *database;
+    struct buf names = {0};
+    char error[200];
+    size_t cursor = 0;
+
+    if (loader->has_failed || parse == NULL ||
+        parse("scram_client_key=x", ignore_pair, NULL, error, sizeof(error))) {
+        return;
+    }
+    while ((database = settings_next_database(loader->settings, &cursor)) != NULL) {
+        if (needs_keys(loader->settings, database)) {
+            buf_print(&names, "%s\"%s\"", buf_len(&names) > 0 ? ", " : "", database->name);
+        }
+    }
+    if (buf_len(&names) > 0) {
+        buf_add_u8(&names, 0);
+        loader_report(loader, SETTINGS_WARNING, main_place(loader), "",
+            "whoever has only a SCRAM verifier gets no connection to %s, unless PostgreSQL asks "
+            "for no password: this libpq cannot log in with the keys of a verifier (PostgreSQL "
+            "18's can), so these databases need user and password", (char *)buf_head(&names));
+    }
+    buf_deinit(&names);
+}
+
 /* Without a file nobody chose md5 for the sake of an old client: the stronger way is the default.
  * */
 static void
@@ -414,6 +462,7 @@ settings_load(const struct settings_source *source, settings_report_fn *report, 
     load_hba(&loader);
     load_databases(&loader);
     choose_auth_type(&loader);
+    check_keys(&loader);
 
     loader_deinit(&loader);
     if (loader.has_failed) {

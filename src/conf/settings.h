@@ -96,14 +96,15 @@ struct database
     const char *user;          /* forced for every client, or NULL */
     const char *password;      /* secret, or NULL */
     const char *host, *port;   /* for people: "" when libpq decides */
-    const char *connect_query; /* or NULL, as the next four */
+    const char *connect_query; /* or NULL, as the next five */
     const char *auth_user, *auth_query, *auth_dbname;
     const char *password_file; /* read anew for each connection */
+    const char *password_command; /* run for a new connection when what it gave is too old */
     const char
         *identity; /* differs when anything that concerns connecting differs; no secret in clear */
     int64_t pool_size, min_pool_size, reserve_pool_size, max_db_connections,
         max_db_client_connections;
-    int64_t server_lifetime, query_wait_timeout;
+    int64_t server_lifetime, query_wait_timeout, password_command_ttl;
     int pool_mode;
 };
 
@@ -161,6 +162,7 @@ int64_t settings_max_db_connections(const struct settings *settings, const char 
 int64_t settings_max_db_client_connections(const struct settings *settings, const char *database);
 int64_t settings_max_user_connections(const struct settings *settings, const char *user);
 int64_t settings_max_user_client_connections(const struct settings *settings, const char *user);
+int64_t settings_password_command_ttl(const struct settings *settings, const char *database);
 int64_t settings_server_lifetime(const struct settings *settings, const char *database);
 int64_t settings_query_wait_timeout(
     const struct settings *settings, const char *database, const char *user);

@@ -508,6 +508,7 @@ static void
 watch_signals(struct daemon *daemon)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* whoever started us may ignore it, and so lose how children end */
     loop_on_signal(daemon->loop, SIGTERM, on_terminate, daemon);
     loop_on_signal(daemon->loop, SIGINT, on_interrupt, daemon);
     loop_on_signal(daemon->loop, SIGQUIT, on_quit, daemon);

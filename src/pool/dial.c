@@ -1,6 +1,8 @@
 /*
- * Dialling in helper threads. Called by pool/pool and the settings loader; calls libpq. A dial is a
- * job: made in a worker, run by a helper, posted back to the worker with its PGconn or the reason.
+ * Dialling in helper threads. Called by pool/connect and the settings loader; calls libpq and
+ * pool/credentials. A dial is a job: made in a worker, run by a helper, posted back to the worker
+ * with its PGconn or the reason; without an answer of libpq, the worker's own deadline is the
+ * reason.
  */
 #include "pool/dial.h"
 
@@ -15,21 +17,40 @@
 
 enum
 {
-    PARAMS_MAX = 64
+    PARAMS_MAX = 64,
+    GRACE_US = 500000 /* beyond the timeout: libpq has not come back */
+};
+
+#define NO_PASSWORD "no password supplied" /* libpq's words */
+
+/* What an attempt needs. */
+struct attempt
+{
+    const char *const *keywords, *const *values; /* borrows */
+    const struct credential_source *source;      /* borrows */
+    struct credentials *credentials;             /* borrows */
+    struct credential_patience patience;
+    const char *without;  /* borrows */
+    struct pg_conn *conn; /* owns until it is handed on */
+    struct fail fail;
 };
 
 struct dial
 {
     struct job job;
-    char *keywords[PARAMS_MAX + 1]; /* own */
-    char *values[PARAMS_MAX + 1];   /* own; one of them may be a password */
-    char *password_file;            /* owns, or NULL */
-    int64_t deadline_us; /* 0: none */
-    int stop_fd;
-    struct loop *loop; /* borrows */
+    char *keywords[PARAMS_MAX + 1];  /* own */
+    char *values[PARAMS_MAX + 1];    /* own; one of them may be a password */
+    struct credential_source source; /* a copy */
+    char *without;                   /* owns, or NULL */
+    struct attempt attempt;
+    struct loop *loop;               /* borrows */
+    struct dial_place *place;        /* borrows */
     struct dial_result result;
-    struct pg_conn *conn; /* owns until done() */
-    struct fail fail;
+    struct deadline deadline; /* the loop's: libpq does not come back */
+    bool is_told;             /* the loop's: so the result was told without it */
+    bool is_overdue;          /* the loop's: counted at the place */
+    _Atomic bool is_begun;    /* by a helper */
+    _Atomic bool is_vain;     /* nobody waits for a connection any more */
 };
 
 static void
@@ -39,7 +60,8 @@ dial_free(struct dial *dial)
         free(dial->keywords[i]);
         text_wipe(&dial->values[i]);
     }
-    free(dial->password_file);
+    credential_source_deinit(&dial->source);
+    free(dial->without);
     free(dial);
 }
 
@@ -106,7 +128,7 @@ fold_lines(char *to, size_t size, const char *message)
 static const char *
 local_sqlstate(const char *message)
 {
-    static const char *const words[] = {"no password supplied", "authentication method",
+    static const char *const words[] = {NO_PASSWORD, "authentication method",
         "auth method", "SCRAM", "channel binding"};
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
@@ -119,44 +141,46 @@ local_sqlstate(const char *message)
 
 /* Turns libpq's words into a reason: PostgreSQL's own SQLSTATE and message when it gave one. */
 static void
-read_reason(struct dial *dial)
+read_reason(const struct pg_conn *conn, struct fail *fail)
 {
-    const char *message = PQerrorMessage(dial->conn);
+    const char *message = PQerrorMessage(conn);
     const char *code = find_sqlstate(message);
     const char *detail = strstr(message, "\nDETAIL:  ");
 
     if (code != NULL) {
         char sqlstate[6];
         snprintf(sqlstate, sizeof(sqlstate), "%.5s", code);
-        fail_set(&dial->fail, sqlstate, "%s", "");
-        copy_line(dial->fail.text, sizeof(dial->fail.text), code + 7);
-        dial->fail.is_verbatim = true;
+        fail_set(fail, sqlstate, "%s", "");
+        copy_line(fail->text, sizeof(fail->text), code + 7);
+        fail->is_verbatim = true;
         if (detail != NULL && detail > code) {
-            copy_line(dial->fail.detail, sizeof(dial->fail.detail), detail + strlen("\nDETAIL:  "));
+            copy_line(fail->detail, sizeof(fail->detail), detail + strlen("\nDETAIL:  "));
         }
         return;
     }
-    fail_set(&dial->fail, local_sqlstate(message), "%s", "");
+    fail_set(fail, local_sqlstate(message), "%s", "");
     if (is_one_attempt(message)) {
-        copy_line(dial->fail.text, sizeof(dial->fail.text), strstr(message, " failed: ") + 9);
+        copy_line(fail->text, sizeof(fail->text), strstr(message, " failed: ") + 9);
         return;
     }
-    fold_lines(dial->fail.text, sizeof(dial->fail.text), message);
+    fold_lines(fail->text, sizeof(fail->text), message);
 }
 
 /* ---- the job ---- */
 
 /* Waits until libpq may go on. False with errno: ETIMEDOUT or ECANCELED. */
 static bool
-wait_for(const struct dial *dial, PostgresPollingStatusType status)
+wait_for(struct pg_conn *conn, const struct credential_patience *patience,
+    PostgresPollingStatusType status)
 {
     struct pollfd fds[2] = {
-        {.fd = PQsocket(dial->conn), .events = status == PGRES_POLLING_READING ? POLLIN : POLLOUT},
-        {.fd = dial->stop_fd, .events = POLLIN},
+        {.fd = PQsocket(conn), .events = status == PGRES_POLLING_READING ? POLLIN : POLLOUT},
+        {.fd = patience->stop_fd, .events = POLLIN},
     };
 
     for (;;) {
-        int64_t left_us = dial->deadline_us > 0 ? dial->deadline_us - loop_clock_us() : INT64_MAX;
+        int64_t left_us =
+            patience->deadline_us > 0 ? patience->deadline_us - loop_clock_us() : INT64_MAX;
         if (left_us <= 0) {
             errno = ETIMEDOUT;
             return false;
@@ -175,103 +199,119 @@ wait_for(const struct dial *dial, PostgresPollingStatusType status)
     }
 }
 
-/* The file's first line becomes the password, whatever its length: tokens of clouds are long, and
- * change. */
-static bool
-read_password(struct dial *dial)
-{
-    FILE *file = dial->password_file != NULL ? fopen(dial->password_file, "re") : NULL;
-    char *line = NULL;
-    size_t size = 0;
-    int at = 0;
-
-    if (dial->password_file == NULL) {
-        return true;
-    }
-    ssize_t len = file != NULL ? getline(&line, &size, file) : -1;
-    if (file != NULL) {
-        fclose(file);
-    }
-    if (len <= 0) {
-        free(line);
-        return fail_set(&dial->fail, "28000", "password_file \"%s\": %s", dial->password_file,
-            file == NULL ? strerror(errno) : "it is empty");
-    }
-    line[strcspn(line, "\r\n")] = '\0';
-    while (dial->keywords[at] != NULL) {
-        at++;
-    }
-    ensure(at < PARAMS_MAX);
-    dial->keywords[at] = mem_string("password");
-    dial->values[at] = mem_string(line);
-    explicit_bzero(line, (size_t)len);
-    free(line);
-    return true;
-}
-
 /* Runs libpq's state machine to its end. */
 static bool
-connect_now(struct dial *dial)
+log_in(struct attempt *attempt, const char *password)
 {
-    if (!read_password(dial)) {
-        return false;
+    const char *keywords[PARAMS_MAX + 2] = {0}, *values[PARAMS_MAX + 2] = {0};
+    int count = 0;
+
+    for (; attempt->keywords[count] != NULL; count++) {
+        ensure(count < PARAMS_MAX);
+        keywords[count] = attempt->keywords[count];
+        values[count] = attempt->values[count];
     }
-    dial->conn = PQconnectStartParams(
-        (const char *const *)dial->keywords, (const char *const *)dial->values, 1);
-    if (dial->conn == NULL) {
-        return fail_set(&dial->fail, "53200", "out of memory");
+    if (password != NULL) {
+        keywords[count] = "password";
+        values[count] = password;
     }
-    PQsetErrorVerbosity(dial->conn, PQERRORS_VERBOSE);
-    PQsetErrorContextVisibility(dial->conn, PQSHOW_CONTEXT_NEVER);
+    struct pg_conn *conn = attempt->conn = PQconnectStartParams(keywords, values, 1);
+    if (conn == NULL) {
+        return fail_set(&attempt->fail, "53200", "out of memory");
+    }
+    PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+    PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER);
     PostgresPollingStatusType status =
-        PQstatus(dial->conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+        PQstatus(conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
     while (status != PGRES_POLLING_OK && status != PGRES_POLLING_FAILED) {
-        if (!wait_for(dial, status)) {
-            const char *host = PQhost(dial->conn);
-            const char *port = PQport(dial->conn);
-            return fail_set(&dial->fail, "08001", "%s (%s:%s)",
+        if (!wait_for(conn, &attempt->patience, status)) {
+            const char *host = PQhost(conn);
+            const char *port = PQport(conn);
+            return fail_set(&attempt->fail, "08001", "%s (%s:%s)",
                 errno == ETIMEDOUT ? "timed out" : strerror(errno), host ? host : "",
                 port ? port : "");
         }
-        status = PQconnectPoll(dial->conn);
+        status = PQconnectPoll(conn);
     }
     if (status == PGRES_POLLING_FAILED) {
-        read_reason(dial);
+        read_reason(conn, &attempt->fail);
+        if (attempt->without != NULL && strstr(attempt->fail.text, NO_PASSWORD) != NULL) {
+            fail_set(&attempt->fail, "28000", "PostgreSQL asks for a password, but %s",
+                attempt->without);
+        }
         return false;
     }
     return true;
+}
+
+/* Whether PostgreSQL did not take the password. */
+static bool
+is_refused(const struct fail *fail)
+{
+    return fail->is_verbatim &&
+           (strcmp(fail->sqlstate, "28P01") == 0 || strcmp(fail->sqlstate, "28000") == 0);
+}
+
+/* A password that is good no more is no reason to fail, if there may be a newer one. */
+static bool
+connect_now(struct attempt *attempt)
+{
+    struct credential credential;
+    bool is_connected, comes_again;
+
+    do {
+        if (!credentials_take(attempt->credentials, attempt->source, &attempt->patience,
+                &credential, &attempt->fail)) {
+            return false;
+        }
+        is_connected = log_in(attempt, credential.password);
+        comes_again = false;
+        if (!is_connected) {
+            PQfinish(attempt->conn);
+            attempt->conn = NULL;
+            if (is_refused(&attempt->fail)) {
+                credentials_refused(attempt->credentials, attempt->source, &credential);
+                comes_again = credential.is_remembered;
+            }
+        }
+        credential_wipe(&credential);
+    } while (comes_again);
+    return is_connected;
 }
 
 struct pg_conn *
 dial_now(const struct dial_request *request, int64_t deadline_us, int stop_fd, struct fail *fail)
 {
-    struct dial dial = {.password_file = (char *)request->password_file,
-        .deadline_us = deadline_us,
-        .stop_fd = stop_fd};
-    int count = 0;
+    struct attempt attempt = {.keywords = request->keywords,
+        .values = request->values,
+        .source = &request->source,
+        .credentials = request->credentials,
+        .patience = {deadline_us, stop_fd},
+        .without = request->without};
 
-    for (; request->keywords[count] != NULL; count++) {
-        ensure(count < PARAMS_MAX);
-        dial.keywords[count] = (char *)request->keywords[count];
-        dial.values[count] = (char *)request->values[count];
+    if (!connect_now(&attempt)) {
+        *fail = attempt.fail;
     }
-    bool is_connected = connect_now(&dial);
-    free(dial.keywords[count]); /* what the file gave */
-    text_wipe(&dial.values[count]);
-    if (!is_connected) {
-        *fail = dial.fail;
-        PQfinish(dial.conn);
-        return NULL;
-    }
-    return dial.conn;
+    return attempt.conn;
 }
 
 bool
 dial_wait(struct pg_conn *conn, int64_t deadline_us, int stop_fd)
 {
-    struct dial dial = {.deadline_us = deadline_us, .stop_fd = stop_fd, .conn = conn};
+    return wait_for(
+        conn, &(struct credential_patience){deadline_us, stop_fd}, PGRES_POLLING_READING);
+}
 
-    return wait_for(&dial, PGRES_POLLING_READING);
+/* ---- the job ---- */
+
+/* libpq has come back, or was never asked. */
+static void
+settle(struct dial *dial)
+{
+    deadline_stop(&dial->deadline);
+    if (dial->is_overdue) {
+        atomic_fetch_sub(&dial->place->overdue, 1);
+    }
 }
 
 static void
@@ -279,18 +319,37 @@ report(void *arg)
 {
     struct dial *dial = arg;
 
-    dial->result.done(dial->result.arg, dial->conn, &dial->fail);
+    settle(dial);
+    if (dial->is_told) {
+        PQfinish(dial->attempt.conn);
+    } else {
+        dial->result.done(dial->result.arg, dial->attempt.conn, &dial->attempt.fail);
+    }
+    dial_free(dial);
+}
+
+/* The loop has stopped, or this is its thread. */
+static void
+report_gone(void *arg)
+{
+    struct dial *dial = arg;
+
+    settle(dial);
+    PQfinish(dial->attempt.conn);
+    if (!dial->is_told) {
+        dial->result.gone(dial->result.arg);
+    }
     dial_free(dial);
 }
 
 static void
-give_up(struct job *job)
+drop(struct job *job)
 {
     struct dial *dial = (struct dial *)((char *)job - offsetof(struct dial, job));
 
-    PQfinish(dial->conn);
-    dial->result.gone(dial->result.arg);
-    dial_free(dial);
+    if (!loop_post(dial->loop, report_gone, dial)) {
+        report_gone(dial);
+    }
 }
 
 static void
@@ -298,13 +357,49 @@ dial_run(struct job *job)
 {
     struct dial *dial = (struct dial *)((char *)job - offsetof(struct dial, job));
 
-    if (!connect_now(dial)) {
-        PQfinish(dial->conn);
-        dial->conn = NULL;
+    atomic_store(&dial->is_begun, true);
+    if (!atomic_load(&dial->is_vain) && connect_now(&dial->attempt) &&
+        atomic_load(&dial->is_vain)) {
+        PQfinish(dial->attempt.conn);
+        dial->attempt.conn = NULL;
     }
     if (!loop_post(dial->loop, report, dial)) {
-        give_up(job);
+        drop(job);
     }
+}
+
+static void
+on_overdue(struct deadline *deadline)
+{
+    struct dial *dial = (struct dial *)((char *)deadline - offsetof(struct dial, deadline));
+    struct fail fail;
+
+    atomic_store(&dial->is_vain, true);
+    dial->is_overdue = atomic_load(&dial->is_begun);
+    dial->is_told = true;
+    if (dial->is_overdue) {
+        atomic_fetch_add(&dial->place->overdue, 1);
+        fail_set(
+            &fail, "08001", "timed out, and libpq goes on: it resolves a name or derives a key");
+    } else {
+        fail_set(&fail, "58000", "timed out: no helper was free");
+    }
+    dial->result.done(dial->result.arg, NULL, &fail);
+}
+
+/* Told later, as every result. */
+static bool
+is_hopeless(struct dial *dial)
+{
+    if (atomic_load(&dial->place->overdue) == 0) {
+        return false;
+    }
+    fail_set(&dial->attempt.fail, "08001",
+        "an earlier attempt still keeps libpq busy: it resolves a name or derives a key");
+    if (!loop_post(dial->loop, report, dial)) {
+        report_gone(dial);
+    }
+    return true;
 }
 
 void
@@ -317,17 +412,51 @@ dial_start(const struct dial_request *request)
         dial->keywords[i] = mem_string(request->keywords[i]);
         dial->values[i] = mem_string(request->values[i]);
     }
-    dial->password_file =
-        request->password_file != NULL ? mem_string(request->password_file) : NULL;
-    dial->deadline_us = request->timeout_us > 0 ? loop_clock_us() + request->timeout_us : 0;
-    dial->stop_fd = helpers_stop_fd(request->helpers);
+    credential_source_copy(&dial->source, &request->source);
+    dial->without = mem_string(request->without);
+    dial->attempt = (struct attempt){.keywords = (const char *const *)dial->keywords,
+        .values = (const char *const *)dial->values,
+        .source = &dial->source,
+        .credentials = request->credentials,
+        .patience = {request->timeout_us > 0 ? loop_clock_us() + request->timeout_us : 0,
+            helpers_stop_fd(request->helpers)},
+        .without = dial->without};
     dial->loop = request->loop;
+    dial->place = request->place;
     dial->result = request->result;
-    dial->job = (struct job){.kind = JOB_ORDINARY, .run = dial_run, .drop = give_up};
+    if (is_hopeless(dial)) {
+        return;
+    }
+    deadline_start(&dial->deadline, dial->loop,
+        request->timeout_us > 0 ? request->timeout_us + GRACE_US : 0, on_overdue);
+    dial->job = (struct job){
+        .kind = JOB_ORDINARY, .run = dial_run, .drop = drop, .share = request->share};
     helpers_run(request->helpers, &dial->job);
 }
 
 /* ---- what else only libpq knows ---- */
+
+static void
+ignore_pair(void *arg, const char *keyword, const char *value)
+{
+    (void)arg;
+    (void)keyword;
+    (void)value;
+}
+
+bool
+dial_takes_keys(void)
+{
+    static _Atomic int answer; /* 0: not asked yet, 1: no, 2: yes */
+    char error[200];
+
+    if (atomic_load(&answer) == 0) {
+        bool is_known =
+            dial_parse_conninfo("scram_client_key=x", ignore_pair, NULL, error, sizeof(error));
+        atomic_store(&answer, is_known ? 2 : 1);
+    }
+    return atomic_load(&answer) == 2;
+}
 
 bool
 dial_parse_conninfo(const char *conninfo,

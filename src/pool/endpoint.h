@@ -12,6 +12,7 @@
 #pragma once
 
 #include "base/fail.h"
+#include "pool/dial.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -99,6 +100,7 @@ struct endpoint_names
 struct endpoint
 {
     char *name; /* own: "db1:5432" */
+    struct dial_place place; /* shared: atomic */
     struct endpoint_names names;
     struct
     {

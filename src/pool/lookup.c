@@ -52,7 +52,9 @@ struct lookup
     struct loop *loop;       /* borrows */
     char *database, *user, *query; /* own */
     char *keywords[PARAMS_MAX + 1], *values[PARAMS_MAX + 1]; /* own; a password among them */
-    char *password_file; /* owns, or NULL */
+    struct credential_source source; /* a copy */
+    struct credentials *credentials; /* borrows */
+    char *without;                   /* owns, or NULL */
     int64_t deadline_us;
     int stop_fd;
     struct lookup_answer answer;
@@ -312,7 +314,8 @@ free_lookup(struct lookup *lookup)
     free(lookup->database);
     free(lookup->user);
     free(lookup->query);
-    free(lookup->password_file);
+    credential_source_deinit(&lookup->source);
+    free(lookup->without);
     explicit_bzero(&lookup->answer, sizeof(lookup->answer));
     free(lookup);
 }
@@ -342,7 +345,9 @@ look_up(struct lookup *lookup)
     struct pg_conn *conn = take_kept(lookup);
     struct dial_request request = {.keywords = (const char *const *)lookup->keywords,
         .values = (const char *const *)lookup->values,
-        .password_file = lookup->password_file};
+        .source = lookup->source,
+        .credentials = lookup->credentials,
+        .without = lookup->without};
 
     if (conn != NULL && !ask(lookup, conn)) {
         PQfinish(conn);
@@ -391,8 +396,9 @@ lookup_start(const struct lookup_request *request)
     lookup->database = mem_string(request->database);
     lookup->user = mem_string(request->user);
     lookup->query = mem_string(request->query);
-    lookup->password_file =
-        request->password_file != NULL ? mem_string(request->password_file) : NULL;
+    credential_source_copy(&lookup->source, &request->source);
+    lookup->credentials = request->credentials;
+    lookup->without = mem_string(request->without);
     lookup->deadline_us = loop_clock_us() + request->timeout_us;
     lookup->stop_fd = helpers_stop_fd(request->helpers);
     lookup->done = request->done;

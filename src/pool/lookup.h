@@ -9,6 +9,7 @@
 #include "base/fail.h"
 #include "base/helpers.h"
 #include "net/loop.h"
+#include "pool/credentials.h"
 
 #include <stdint.h>
 
@@ -31,7 +32,9 @@ struct lookup_request
     struct lookups *lookups;
     const char *database, *user;         /* copied, as all texts */
     const char *const *keywords, *const *values; /* libpq's */
-    const char *password_file;                   /* or NULL */
+    struct credential_source source;             /* of the password, if it is not among them */
+    struct credentials *credentials;             /* borrows */
+    const char *without;                         /* as of struct dial_request */
     const char *query;
     int64_t timeout_us;
     struct loop *loop;

@@ -313,6 +313,15 @@ forget_own(struct pool *pool)
     return attempts;
 }
 
+/* Our own words: nobody was asked, so the endpoint has not answered. */
+static bool
+is_own(const struct fail *fail)
+{
+    bool is_command = strcmp(fail->sqlstate, "58000") == 0; /* no password, no helper */
+
+    return !fail->is_verbatim && (connect_traits(fail)->is_permanent || is_command);
+}
+
 void
 outage_failed(struct pool *pool, const struct settings *settings, const struct fail *fail)
 {
@@ -332,8 +341,8 @@ outage_failed(struct pool *pool, const struct settings *settings, const struct f
         if (outage.is_down) {
             fall(pool, outage.since_us, fail, false);
         }
-    } else if (traits->is_permanent && !fail->is_verbatim) {
-        own_failed(pool, settings, fail); /* our own words: nobody was asked */
+    } else if (is_own(fail)) {
+        own_failed(pool, settings, fail);
         news = endpoint_withdrawn(endpoint);
     } else {
         own_failed(pool, settings, fail);

@@ -11,6 +11,7 @@
 #include "base/state.h"
 #include "conf/settings.h"
 #include "pool/channels.h"
+#include "pool/credentials.h"
 #include "pool/endpoint.h"
 #include "pool/herald.h"
 #include "pool/resolve.h"
@@ -35,6 +36,7 @@ struct pools
     int count;
     uint64_t next_id;
     struct statements *statements; /* owns; shared: own mutex */
+    struct credentials *credentials; /* owns; shared: own mutex */
     struct
     {
         pthread_mutex_t mutex;
@@ -55,6 +57,7 @@ pools_new(struct loop *main_loop, struct helpers *helpers, struct pool_worker **
     pools->workers = workers;
     pools->count = count;
     pools->statements = statements_new();
+    pools->credentials = credentials_new();
     channels_init();
     pthread_mutex_init(&pools->shared.mutex, NULL);
     for (int i = 0; i < count; i++) {
@@ -87,6 +90,12 @@ pools_statements(struct pools *pools)
     return pools->statements;
 }
 
+struct credentials *
+pools_credentials(struct pools *pools)
+{
+    return pools->credentials;
+}
+
 int
 pools_count(const struct pools *pools)
 {
@@ -101,6 +110,7 @@ pool_free(struct pool *pool)
     ledger_deinit(&pool->ledger);
     pthread_mutex_destroy(&pool->shared.mutex);
     vars_deinit(&pool->shared.welcome);
+    explicit_bzero(&pool->shared.keys, sizeof(pool->shared.keys));
     free(pool->shared.identity);
     free(pool->database);
     free(pool);
@@ -274,6 +284,37 @@ pool_welcome(struct pool *pool, struct vars *reported_out)
     }
     pthread_mutex_unlock(&pool->shared.mutex);
     return is_known;
+}
+
+void
+pool_learn_keys(struct pool *pool, const uint8_t *client, const uint8_t *server)
+{
+    struct pool_keys *keys = &pool->shared.keys;
+
+    pthread_mutex_lock(&pool->shared.mutex);
+    keys->serial = ++pool->shared.keys_learned;
+    memcpy(keys->client, client, sizeof(keys->client));
+    memcpy(keys->server, server, sizeof(keys->server));
+    pthread_mutex_unlock(&pool->shared.mutex);
+}
+
+bool
+pool_keys(struct pool *pool, struct pool_keys *keys_out)
+{
+    pthread_mutex_lock(&pool->shared.mutex);
+    *keys_out = pool->shared.keys;
+    pthread_mutex_unlock(&pool->shared.mutex);
+    return keys_out->serial > 0;
+}
+
+void
+pool_forget_keys(struct pool *pool, uint32_t serial)
+{
+    pthread_mutex_lock(&pool->shared.mutex);
+    if (pool->shared.keys.serial == serial) {
+        explicit_bzero(&pool->shared.keys, sizeof(pool->shared.keys));
+    }
+    pthread_mutex_unlock(&pool->shared.mutex);
 }
 
 struct endpoint *
@@ -538,6 +579,7 @@ pools_free(struct pools **pointer)
     }
     pthread_mutex_destroy(&pools->shared.mutex);
     statements_free(&pools->statements);
+    credentials_free(&pools->credentials);
     free(pools);
     *pointer = NULL;
 }

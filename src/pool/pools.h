@@ -10,12 +10,21 @@
 #include "pool/ledger.h"
 #include "pool/outage.h"
 #include "pool/pool.h"
+#include "wire/scram.h"
 
 #include <uthash.h>
 
 struct endpoint;
 struct helpers;
 struct pools;
+
+/* What a client that logged in by SCRAM against a verifier left us: with both PostgreSQL lets us in
+ * as that user, if its verifier is the same one. Secret. */
+struct pool_keys
+{
+    uint8_t client[SCRAM_KEY_LEN], server[SCRAM_KEY_LEN];
+    uint32_t serial; /* 0: there are none */
+};
 
 struct pool
 {
@@ -31,6 +40,8 @@ struct pool
         struct endpoint *endpoint; /* borrows: where it dials now; also the ledger knows */
         struct vars welcome;       /* ParameterStatus of the latest login */
         char *identity;            /* of the database's connection string */
+        struct pool_keys keys;     /* wiped */
+        uint32_t keys_learned;     /* how often */
     } shared;
     _Atomic int live; /* backends that can serve: logged in and not closing */
     _Atomic int pinned; /* backends that clients keep beyond a transaction */
@@ -56,6 +67,9 @@ struct helpers *pools_helpers(struct pools *pools);
 /* So many clients more (or less) keep a backend. Any thread. */
 void pool_count_pinned(struct pool *pool, int change);
 
+/* Where dials get what commands gave. */
+struct credentials *pools_credentials(struct pools *pools);
+
 /* The prepared statements of all clients. */
 struct statements *pools_statements(struct pools *pools);
 
@@ -80,6 +94,12 @@ void pools_leave(struct pool_worker *worker);
 
 /* What PostgreSQL reported at login (ParameterStatus), once a first backend came. Any thread. */
 bool pool_welcome(struct pool *pool, struct vars *reported_out);
+
+/* The keys of the latest client that left any. The copy is to be wiped; false: there are none. They
+ * are forgotten when PostgreSQL refuses them, unless others came meanwhile. Any thread. */
+void pool_learn_keys(struct pool *pool, const uint8_t *client, const uint8_t *server);
+bool pool_keys(struct pool *pool, struct pool_keys *keys_out);
+void pool_forget_keys(struct pool *pool, uint32_t serial);
 
 /* Where it dials now. Any thread. */
 struct endpoint *pool_endpoint(struct pool *pool);

@@ -552,3 +552,9 @@ scram_client_key(const struct scram *scram)
 {
     return scram->state == SCRAM_PROVEN ? scram->client_key : NULL;
 }
+
+const uint8_t *
+scram_server_key(const struct scram *scram)
+{
+    return scram->state == SCRAM_PROVEN ? scram->verifier.server_key : NULL;
+}

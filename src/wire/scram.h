@@ -89,3 +89,6 @@ bool scram_final(struct scram *scram, const uint8_t *data, size_t len, struct bu
 /* ClientKey of a client that proved itself, SCRAM_KEY_LEN bytes, else NULL: logs in to a PostgreSQL
  * that has the same verifier (libpq's scram_client_key). Borrowed until scram_free(). */
 const uint8_t *scram_client_key(const struct scram *scram);
+
+/* ServerKey, the same way (libpq's scram_server_key). */
+const uint8_t *scram_server_key(const struct scram *scram);

@@ -12,7 +12,8 @@ test_connection_strings(void **state)
         "pool_mode=session reserve_pool=3 connect_query='select 1' datestyle='ISO, DMY' "
         "timezone=UTC options='-c x=y' application_name=app query_wait_timeout=-1\n"
         "b = postgresql://u%40:p%41ss@h:5,i:6/d?pool_size=3&sslmode=verify-full&"
-        "connect_query=select%202&application_name=x%20y&server_lifetime=5min\n"
+        "connect_query=select%202&application_name=x%20y&server_lifetime=5min&"
+        "password_command=a%20%22%24PGHOST%22%3B%20b&password_command_ttl=14min\n"
         "\"c d\"\"e\" = dbname='' keepalives_idle=9 load_balance_hosts=round-robin\n"
         "e =\n");
     const struct database *a = settings_find_database(settings, "a");
@@ -44,6 +45,9 @@ test_connection_strings(void **state)
     assert_string_equal(keyword(b, "sslmode"), "verify-full");
     assert_string_equal(keyword(b, "application_name"), "x y");
     assert_string_equal(b->connect_query, "select 2");
+    assert_string_equal(b->password_command, "a \"$PGHOST\"; b");
+    assert_int_equal(settings_password_command_ttl(settings, "b"), 840000000);
+    assert_int_equal(settings_password_command_ttl(settings, "a"), 600000000);
     assert_int_equal(settings_server_lifetime(settings, "b"), 300000000);
     assert_int_equal(settings_server_lifetime(settings, "a"), 3600000000);
     assert_non_null(c);

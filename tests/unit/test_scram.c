@@ -186,9 +186,11 @@ exchange(const struct scram_verifier *verifier, const char *password, char flag)
         base64_add(&expected, client.server_signature, KEY);
         assert_string_equal(as_string(&reply), as_string(&expected));
         assert_memory_equal(scram_client_key(scram), client.keys.client, KEY);
+        assert_memory_equal(scram_server_key(scram), client.keys.server, KEY);
         buf_deinit(&expected);
     } else {
         assert_null(scram_client_key(scram));
+        assert_null(scram_server_key(scram));
         assert_int_equal(buf_len(&reply), 0);
         assert_true(fail.sqlstate[0] != '\0');
     }
