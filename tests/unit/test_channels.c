@@ -14,7 +14,7 @@ assert_sql(struct channels *channels, const char *expected)
 
     channels_sql(channels, &sql);
     buf_add_u8(&sql, 0);
-    assert_string_equal(buf_head(&sql), expected);
+    assert_string_equal((char *)buf_head(&sql), expected);
     buf_deinit(&sql);
 }
 

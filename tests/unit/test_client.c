@@ -90,7 +90,7 @@ set_up(void **state)
 }
 
 static void
-stop(void *arg)
+stop_loop(void *arg)
 {
     crowd_close_all(&it.crowd);
     loop_stop(it.loop);
@@ -102,7 +102,7 @@ tear_down(void **state)
 {
     (void)state;
     assert_true(helpers_stop(it.crowds.helpers, 5000));
-    assert_true(loop_post(it.loop, stop, NULL));
+    assert_true(loop_post(it.loop, stop_loop, NULL));
     pthread_join(it.thread, NULL);
     struct pools *pools = it.crowd.pool.pools;
     loop_free(&it.loop);

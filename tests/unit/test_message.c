@@ -51,7 +51,7 @@ test_peek(void **state)
 
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        struct message message;
+        struct message message = {0};
         uint8_t *data = exact(rows[i].data, rows[i].len);
         assert_int_equal(message_peek(data, rows[i].len, &message), rows[i].result);
         if (rows[i].result == MESSAGE_OK) {
