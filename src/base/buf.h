@@ -26,11 +26,11 @@ buf_len(const struct buf *buf)
     return buf->end - buf->start;
 }
 
-/* First byte held; valid until the next call that adds. */
+/* First byte held; valid until the next call that adds. May be NULL while the buffer is empty. */
 static inline uint8_t *
 buf_head(const struct buf *buf)
 {
-    return buf->data + buf->start;
+    return buf->data == NULL ? NULL : buf->data + buf->start; /* NULL + 0 is undefined */
 }
 
 /* Makes room for len more bytes and returns where they go; buf_added() tells how many were written.

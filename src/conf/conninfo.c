@@ -32,10 +32,10 @@ take_value(char *at, char **value_out)
             return from + 1;
         }
         bool is_escape = *from == '\\' || (is_quoted && *from == '\'');
-        if (is_escape && from[1] != '\0') {
-            from++;
+        from += is_escape ? 1 : 0;
+        if (*from != '\0') { /* a backslash at the end is nothing, as in libpq */
+            *to++ = *from++;
         }
-        *to++ = *from++;
     }
     if (is_quoted) {
         return NULL;
@@ -128,7 +128,7 @@ take_parameter(const char *start, size_t len, parameter_fn *take, void *arg, boo
 }
 
 /* The ? before the parameters. As in libpq, one that stands before the first @ or / belongs to the
- * user or the password when an @ follows. */
+ * user or the password when an @ follows, and one between brackets to a host. */
 static char *
 find_parameters(char *url)
 {
@@ -136,7 +136,13 @@ find_parameters(char *url)
     char *start = scheme_end == NULL ? url : scheme_end + 3;
     size_t len = strcspn(start, "@/");
 
-    return strchr(start[len] == '@' ? start + len + 1 : start, '?');
+    char *host = start[len] == '@' ? start + len + 1 : start;
+    do {
+        host += *host == ',' ? 1 : 0;
+        host += *host == '[' ? strcspn(host, "]") : 0;
+        host += strcspn(host, ",/?");
+    } while (*host == ',');
+    return strchr(host, '?');
 }
 
 bool

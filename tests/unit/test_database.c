@@ -65,6 +65,30 @@ test_connection_strings(void **state)
     settings_release(&settings);
 }
 
+/* libpq is asked for the same. */
+static void
+test_values_are_unescaped_as_libpq_does(void **state)
+{
+    static const char *const texts[] = {"password=a\\", "password=a\\\\", "password=\\'a\\ b",
+        "password='a\\'b\\\\'", "password=a'b", "password=''"};
+    char ini[100];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        PQconninfoOption *options = PQconninfoParse(texts[i], NULL), *at = options;
+        assert_non_null(options);
+        while (strcmp(at->keyword, "password") != 0) {
+            at++;
+        }
+        snprintf(ini, sizeof(ini), "[databases]\nd = %s\n", texts[i]);
+        struct settings *settings = load_good(ini);
+        const char *password = settings_find_database(settings, "d")->password;
+        assert_string_equal(password != NULL ? password : "", at->val);
+        settings_release(&settings);
+        PQconninfoFree(options);
+    }
+}
+
 static void
 test_bad_connection_strings(void **state)
 {
@@ -291,6 +315,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_connection_strings),
+        cmocka_unit_test(test_values_are_unescaped_as_libpq_does),
         cmocka_unit_test(test_bad_connection_strings),
         cmocka_unit_test(test_users_section),
         cmocka_unit_test(test_names_in_quotes),
