@@ -100,6 +100,10 @@ replies_push(struct replies *replies, enum reply_kind kind, enum reply_owner own
         return;
     }
     replies->is_skipping = false;
+    if (replies->count == 1 && kind_at(replies, 0) == REPLY_STRAY_SYNC) {
+        replies->credits++; /* of a COPY that failed: perhaps it was read before that */
+        pop(replies);
+    }
     append(replies, kind, owner);
 }
 
@@ -154,8 +158,8 @@ note_copy(struct replies *replies, enum reply_kind kind)
         replies->has_data = true;
         replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
     } else if (replies->copy != COPY_BOTH && !replies->is_skipping && replies->count > 0 &&
-               kind_at(replies, replies->count - 1) != kind) {
-        /* Of a later COPY, also while one runs that has all its data. */
+               (kind == REPLY_COPY_END || kind_at(replies, replies->count - 1) != kind)) {
+        /* Of a later COPY, also while one runs that has all its data. Each has an end. */
         append(replies, kind, REPLY_FOR_CLIENT);
     }
 }
@@ -220,16 +224,17 @@ static const struct expectation
     [MSG_PARAMETER_STATUS] = {EXTENDED | ON(REPLY_QUERY) | ON(REPLY_FUNCTION), 0},
 };
 
-/* Takes out the entry behind so many. */
+/* Moves the entries from `from` on to `to`, over those in between. */
 static void
-remove_at(struct replies *replies, uint32_t at)
+close_gap(struct replies *replies, uint32_t to, uint32_t from)
 {
-    replies->answered += kind_at(replies, at) == REPLY_SYNC ||
-                         kind_at(replies, at) == REPLY_STRAY_SYNC;
-    for (uint32_t i = at; i + 1 < replies->count; i++) {
-        *entry(replies, i) = *entry(replies, i + 1);
+    if (to == from) {
+        return;
     }
-    replies->count--;
+    while (from < replies->count) {
+        *entry(replies, to++) = *entry(replies, from++);
+    }
+    replies->count = to;
 }
 
 /* A COPY from the client began. PostgreSQL reads what was sent behind it up to the end of the data:
@@ -239,25 +244,26 @@ static void
 begin_copy(struct replies *replies)
 {
     bool was_ignored = false;
-    uint32_t i = 1;
+    uint32_t i = 1, kept = 1;
 
     replies->copy = COPY_IN;
     replies->has_data = false;
-    while (i < replies->count && replies->copy == COPY_IN) {
+    for (; i < replies->count && replies->copy == COPY_IN; i++) {
         enum reply_kind kind = kind_at(replies, i);
         if (kind == REPLY_SYNC && replies->has_data) {
-            *entry(replies, i) = (uint8_t)((*entry(replies, i) & ~KIND_MASK) | REPLY_STRAY_SYNC);
-            i++;
+            *entry(replies, kept++) =
+                (uint8_t)((*entry(replies, i) & ~KIND_MASK) | REPLY_STRAY_SYNC);
         } else if (kind == REPLY_SYNC || kind == REPLY_COPY_DATA || kind == REPLY_COPY_END) {
             replies->has_data = replies->has_data || kind != REPLY_SYNC;
+            replies->answered += kind == REPLY_SYNC;
             was_ignored = was_ignored || kind == REPLY_SYNC;
             replies->copy = kind == REPLY_COPY_END ? COPY_ENDS : COPY_IN;
-            remove_at(replies, i);
         } else {
             break;
         }
     }
-    if (was_ignored && i == replies->count && kind_at(replies, 0) == REPLY_EXECUTE) {
+    close_gap(replies, kept, i);
+    if (was_ignored && kept == replies->count && kind_at(replies, 0) == REPLY_EXECUTE) {
         replies->is_open = true;
         replies->opened = replies->count;
     }
@@ -267,13 +273,14 @@ begin_copy(struct replies *replies)
 static uint32_t
 drop_strays(struct replies *replies)
 {
-    uint32_t dropped = 0;
+    uint32_t strays = 0;
 
-    while (replies->count > 1 && kind_at(replies, 1) == REPLY_STRAY_SYNC) {
-        remove_at(replies, 1);
-        dropped++;
+    while (strays + 1 < replies->count && kind_at(replies, strays + 1) == REPLY_STRAY_SYNC) {
+        strays++;
     }
-    return dropped;
+    replies->answered += strays;
+    close_gap(replies, 1, 1 + strays);
+    return strays;
 }
 
 static bool
@@ -288,10 +295,10 @@ static void
 skip_to_sync(struct replies *replies)
 {
     while (replies->count > 0 && kind_at(replies, 0) != REPLY_SYNC) {
-        /* A Sync sent during a COPY that fails now: the last such is the one answered, unless a
-         * regular Sync follows. */
+        /* The last Sync among the data of the COPY that fails now: answered, or read before. Then
+         * another must come. */
         if (kind_at(replies, 0) == REPLY_STRAY_SYNC && replies->count == 1) {
-            *entry(replies, 0) = (uint8_t)((*entry(replies, 0) & OWNER_BITS) | REPLY_SYNC);
+            replies->is_skipping = true;
             return;
         }
         replies->skipped +=
@@ -369,6 +376,7 @@ follow(struct replies *replies, const struct message *message)
         break;
     case MSG_READY:
         replies->copy = COPY_NONE;
+        replies->is_skipping = replies->is_skipping && kind_at(replies, 0) != REPLY_STRAY_SYNC;
         break;
     default:
         break;
@@ -464,7 +472,8 @@ replies_is_ours(const struct replies *replies)
 bool
 replies_is_unsure(const struct replies *replies)
 {
-    return replies->count > 0 && kind_at(replies, replies->count - 1) == REPLY_STRAY_SYNC;
+    return replies->count == 0 ? replies->credits > 0
+                               : kind_at(replies, replies->count - 1) == REPLY_STRAY_SYNC;
 }
 
 void

@@ -110,8 +110,9 @@ replies_ends_request(uint8_t type)
  * ParameterStatus) follow the head of the queue. */
 enum reply_verdict replies_take(struct replies *replies, const struct message *message);
 
-/* Whether the last that was sent is a Sync among the data of a COPY: if that succeeds it is not
- * answered, and another must come. */
+/* Whether it is not known how many ReadyForQuery will come: the last that was sent is a Sync among
+ * the data of a COPY, which is only answered if the COPY has failed by then (else another must
+ * come), or everything but such Syncs was answered. */
 bool replies_is_unsure(const struct replies *replies);
 
 /* Hands all that was for the client to us: it is gone, its replies are read and dropped. */

@@ -319,6 +319,39 @@ test_client_that_left_between_execute_and_sync_is_not_committed(void **state)
     close(server);
 }
 
+/* Whether PostgreSQL read the Sync before the COPY failed, and waits for another, nobody knows. */
+static void
+test_client_that_left_a_sync_among_data_of_a_failed_copy_leaves_no_backend(void **state)
+{
+    static const char copy[] = "P\0\0\0\10\0\0\0\0"
+                               "B\0\0\0\14\0\0\0\0\0\0\0\0"
+                               "E\0\0\0\11\0\0\0\0\0"
+                               "H\0\0\0\4";
+    static const char data[] = "d\0\0\0\5x"
+                               "S\0\0\0\4"
+                               "f\0\0\0\5\0";
+    int server, client = log_in(&server);
+
+    (void)state;
+    send_bytes(client, BYTES(copy));
+    expect(server, BYTES(copy));
+    send_bytes(server, BYTES("1\0\0\0\4"
+                             "2\0\0\0\4"
+                             "G\0\0\0\7\0\0\0"));
+    expect(client, BYTES("1\0\0\0\4"
+                         "2\0\0\0\4"
+                         "G\0\0\0\7\0\0\0"));
+    send_bytes(client, BYTES(data));
+    expect(server, BYTES(data));
+    send_bytes(server, BYTES("E\0\0\0\5\0"));
+    expect(client, BYTES("E\0\0\0\5\0"));
+    close(client);
+    expect(server, BYTES("S\0\0\0\4"));
+    send_bytes(server, BYTES(Z_IDLE));
+    expect(server, BYTES("X\0\0\0\4"));
+    close(server);
+}
+
 static void
 test_reset_that_fails_closes_the_backend(void **state)
 {
@@ -397,6 +430,9 @@ main(void)
             tear_down),
         cmocka_unit_test_setup_teardown(
             test_client_that_left_between_execute_and_sync_is_not_committed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_client_that_left_a_sync_among_data_of_a_failed_copy_leaves_no_backend, set_up,
+            tear_down),
         cmocka_unit_test_setup_teardown(
             test_reset_that_fails_closes_the_backend, set_up, tear_down),
         cmocka_unit_test_setup_teardown(

@@ -71,6 +71,15 @@ static const struct conversation
     {">Q d S c S Q <G E Z Z C Z", true},   /* the first Sync was ignored ... */
     {">Q d S c S Q <G E Z Z Z C Z", true}, /* ... or not */
     {">Q d c Q <E Z C Z", true},
+    {">Q c c c Q <G C G C G C Z C Z", true},
+    /* The last Sync was among data, and the COPY fails: before it, or behind it. */
+    {">E d S <G E Z >Q <C Z", true},
+    {">E <G >d S f <E", false},
+    {">E <G >d S f <E >S <Z >Q <C Z", true},
+    {">E <G >d S f <E >P B E S <Z >Q <C Z", true},
+    {">E <G >d S f <E >S <Z Z >Q <C Z", true},
+    {">E <G >d S f <E Z >P <1", false},
+    {">E <G >d S f <E >P <1!", false},
     {">Q d c <G >Q d f S Q <C Z G E Z Z C Z", true},
     {">P B E d c S <1 2 G >P B E d c S Q <C Z 1 2 G C Z C Z", true},
     {">Q d c Q <C Z C Z", true},
@@ -212,6 +221,31 @@ test_long_pipelines_keep_their_order(void **state)
     replies_deinit(&replies);
 }
 
+/* A quadratic pass over them would take minutes. */
+static void
+test_very_many_syncs_around_copy_data_take_no_time(void **state)
+{
+    struct replies replies = {0};
+
+    (void)state;
+    assert_true(replies_sent(&replies, MSG_QUERY));
+    for (int i = 0; i < 1 << 19; i++) {
+        assert_true(replies_sent(&replies, MSG_SYNC));
+    }
+    assert_true(replies_sent(&replies, MSG_COPY_DATA));
+    for (int i = 0; i < 1 << 19; i++) {
+        assert_true(replies_sent(&replies, MSG_SYNC));
+    }
+    assert_int_equal(take(&replies, 'G'), REPLY_FORWARD);
+    assert_int_equal(replies.count, 1 + (1 << 19)); /* those in front of the data are ignored */
+    assert_true(replies_sent(&replies, MSG_COPY_DONE));
+    assert_int_equal(take(&replies, 'C'), REPLY_FORWARD);
+    assert_int_equal(take(&replies, 'Z'), REPLY_FORWARD);
+    assert_true(replies_is_settled(&replies));
+    assert_int_equal(replies.answered, replies.group);
+    replies_deinit(&replies);
+}
+
 int
 main(void)
 {
@@ -221,6 +255,7 @@ main(void)
         cmocka_unit_test(test_ready_must_have_a_status),
         cmocka_unit_test(test_replies_to_our_own_requests_are_for_nobody_else),
         cmocka_unit_test(test_long_pipelines_keep_their_order),
+        cmocka_unit_test(test_very_many_syncs_around_copy_data_take_no_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
