@@ -199,6 +199,15 @@ wait_for(struct pg_conn *conn, const struct credential_patience *patience,
     }
 }
 
+/* What a server remarks while it logs us in (a warning of its collations) would else be printed to
+ * stderr, among the lines of the log. */
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+    (void)arg;
+    (void)result;
+}
+
 /* Runs libpq's state machine to its end. */
 static bool
 log_in(struct attempt *attempt, const char *password)
@@ -219,6 +228,7 @@ log_in(struct attempt *attempt, const char *password)
     if (conn == NULL) {
         return fail_set(&attempt->fail, "53200", "out of memory");
     }
+    PQsetNoticeReceiver(conn, ignore_notice, NULL);
     PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
     PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER);
     PostgresPollingStatusType status =
@@ -238,6 +248,8 @@ log_in(struct attempt *attempt, const char *password)
         if (attempt->without != NULL && strstr(attempt->fail.text, NO_PASSWORD) != NULL) {
             fail_set(&attempt->fail, "28000", "PostgreSQL asks for a password, but %s",
                 attempt->without);
+        } else if (attempt->fail.text[0] == '\0') {
+            text_copy(attempt->fail.text, sizeof(attempt->fail.text), "the server gave no reason");
         }
         return false;
     }

@@ -168,6 +168,13 @@ PQbackendPID(const PGconn *conn)
     return conn->fd;
 }
 
+PQnoticeReceiver
+PQsetNoticeReceiver(PGconn *conn, PQnoticeReceiver receiver, void *arg)
+{
+    (void)conn, (void)arg;
+    return receiver;
+}
+
 PGVerbosity
 PQsetErrorVerbosity(PGconn *conn, PGVerbosity verbosity)
 {
