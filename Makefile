@@ -73,13 +73,13 @@ run:
 	@+sh scripts/deps run && $(MAKE) --no-print-directory all && exec scripts/run
 
 # A unit test links the folders up to its module's own, so that the linker checks the layers.
-# `/* links: fake_pool.c */` among its first lines names further sources beside it.
+# `/* links: fake_pool.c */` among its first lines names further sources there.
 UNITS := $(patsubst tests/unit/test_%.c,%,$(wildcard tests/unit/test_*.c))
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 layer = $(firstword $(foreach f,$(LAYERS),$(if $(wildcard src/$(f)/$(1).[ch]),$(f))) $(lastword $(LAYERS)))
 upto = $(firstword $(2)) $(if $(filter-out $(firstword $(2)),$(1)),$(call upto,$(1),$(wordlist 2,99,$(2))))
 archives = $(patsubst %,$(B)/lib%.a,$(call upto,$(call layer,$(1)),$(LAYERS)))
-fakes = $(addprefix tests/unit/,$(shell sed -n '1,20s|.*/\* links: *\(.*\) \*/.*|\1|p' tests/unit/test_$(1).c))
+fakes = $(addprefix tests/unit/,$(shell sed -n '1,20s|.*/\* links: *\(.*\) \*/.*|\1|p' $(1)))
 
 # $(1): the module, $(2): the program, $(3): its own sources, $(4): more flags
 define test_rule
@@ -87,9 +87,9 @@ $(B)/$(2): $(call object,$(3)) $(call archives,$(1))
 	@mkdir -p $$(@D)
 	$$(call say,link $$@)$$(LINK) $(4) -o $$@ $(call object,$(3)) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group -lcmocka $$(LIBS)
 endef
-$(foreach x,$(UNITS),$(eval $(call test_rule,$(x),unit/$(x),tests/unit/test_$(x).c $(call fakes,$(x)))))
-$(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),corpus/$(x),tests/fuzz/fuzz_$(x).c tests/fuzz/replay.c)))
-$(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),fuzz/$(x),tests/fuzz/fuzz_$(x).c,-fsanitize=fuzzer)))
+$(foreach x,$(UNITS),$(eval $(call test_rule,$(x),unit/$(x),tests/unit/test_$(x).c $(call fakes,tests/unit/test_$(x).c))))
+$(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),corpus/$(x),tests/fuzz/fuzz_$(x).c tests/fuzz/replay.c $(call fakes,tests/fuzz/fuzz_$(x).c))))
+$(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),fuzz/$(x),tests/fuzz/fuzz_$(x).c $(call fakes,tests/fuzz/fuzz_$(x).c),-fsanitize=fuzzer)))
 
 deps-test:
 	@sh scripts/deps test

@@ -1,6 +1,7 @@
 /* A scripted libpq. Linked into tests instead of the library's functions. */
 #include "fake_pq.h"
 
+#include <fcntl.h>
 #include <libpq-fe.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -22,13 +23,15 @@ static int waiting_count;
 static const char *failure;
 
 int
-fake_pq_accept(void)
+fake_pq_accept_within(int64_t us)
 {
     struct timespec until;
     int fd = -1, error = 0;
 
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 5;
+    us += until.tv_nsec / 1000;
+    until.tv_sec += us / 1000000;
+    until.tv_nsec = us % 1000000 * 1000;
     pthread_mutex_lock(&mutex);
     while (waiting_count == 0 && error == 0) {
         error = pthread_cond_timedwait(&arrived, &mutex, &until);
@@ -39,6 +42,12 @@ fake_pq_accept(void)
     }
     pthread_mutex_unlock(&mutex);
     return fd;
+}
+
+int
+fake_pq_accept(void)
+{
+    return fake_pq_accept_within(5000000);
 }
 
 void
@@ -60,6 +69,7 @@ PQconnectStartParams(const char *const *keywords, const char *const *values, int
         abort();
     }
     conn->fd = fds[0];
+    fcntl(conn->fd, F_SETFL, O_NONBLOCK);
     pthread_mutex_lock(&mutex);
     conn->error = failure;
     if (failure != NULL) {

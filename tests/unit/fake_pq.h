@@ -4,8 +4,11 @@
  */
 #pragma once
 
+#include <stdint.h>
+
 /* The server's end of the next connection that is dialled, waited for up to 5 s; -1: none came. */
 int fake_pq_accept(void);
+int fake_pq_accept_within(int64_t us);
 
 /* From now on connecting fails with these words of libpq; NULL: it works again. */
 void fake_pq_fail(const char *message);
