@@ -6,8 +6,9 @@
 #include <stdio.h>
 
 static bool
-parse_conninfo(const char *conninfo, void (*each)(void *arg, const char *keyword, const char *value),
-    void *arg, char *error, size_t size)
+parse_conninfo(const char *conninfo,
+    void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error,
+    size_t size)
 {
     char *message = NULL;
     PQconninfoOption *options = PQconninfoParse(conninfo, &message);

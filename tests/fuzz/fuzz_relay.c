@@ -15,6 +15,7 @@
 #include "pool/pools.h"
 #include "wire/message.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -138,7 +139,9 @@ await_turns(void)
 {
     for (int i = 0; i < 2; i++) {
         ensure(loop_post(it.loop, on_turn, &it.turn));
-        sem_wait(&it.turn);
+        while (sem_wait(&it.turn) != 0) {
+            /* interrupted by the fuzzer's clock */
+        }
     }
 }
 
@@ -208,7 +211,9 @@ log_in(void)
     accept_server(WAIT_MS * 1000);
     ensure(it.server >= 0);
     poll_fd = (struct pollfd){.fd = it.client, .events = POLLIN};
-    ensure(poll(&poll_fd, 1, WAIT_MS) == 1); /* the welcome */
+    while (poll(&poll_fd, 1, WAIT_MS) != 1) {
+        ensure(errno == EINTR);
+    } /* the welcome */
     await_turns();
 }
 
