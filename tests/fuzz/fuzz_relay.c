@@ -89,7 +89,7 @@ start(void)
     it.workers[0] = &it.crowd.pool;
     it.crowds.all = it.all;
     it.crowds.count = 1;
-    it.crowds.helpers = helpers_new(2, 1);
+    it.crowds.helpers = helpers_new(&(struct helpers_limits){3, 1, 1, 1});
     crowds_init(&it.crowds);
     it.crowds.max_client_conn = it.crowds.max_unauthenticated = 100;
     it.crowd.pool.pools = pools_new(it.loop, it.crowds.helpers, it.workers, 1);
