@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "base/state.h"
+#include "net/wheel.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -23,13 +24,10 @@
 
 enum
 {
-    WHEEL_SLOTS = 1024,
     TICKERS = 4,
     SIGNALS = 16,
     GAP_US = 3000000 /* ticks come ten times a second: nothing was running for this long */
 };
-
-TAILQ_HEAD(deadline_list, deadline);
 
 struct post
 {
@@ -67,8 +65,14 @@ struct loop
     struct event *signal_events[SIGNALS];  /* own */
     struct post *graves;                   /* own: what is freed at the end of the turn */
     struct post *deferred, *last_deferred; /* own */
-    struct deadline_list *wheel;           /* owns */
-    int64_t wheel_tick;                    /* last tick whose slot was looked at */
+    struct wheel wheel;
+    struct
+    {
+        bool is_on;
+        int64_t since_us;
+        struct watch **held; /* owns the array: those that were ready meanwhile */
+        size_t count;
+    } suspension;
     struct
     {
         pthread_mutex_t mutex;
@@ -117,11 +121,7 @@ loop_new(int index, size_t scratch_size)
     loop->index = index;
     loop->scratch_size = scratch_size;
     loop->scratch = mem_new(scratch_size);
-    loop->wheel = mem_new(WHEEL_SLOTS * sizeof(*loop->wheel));
-    for (int i = 0; i < WHEEL_SLOTS; i++) {
-        TAILQ_INIT(&loop->wheel[i]);
-    }
-    loop->wheel_tick = loop_clock_us() / LOOP_TICK_US;
+    wheel_init(&loop->wheel, loop_clock_us());
     pthread_mutex_init(&loop->shared.mutex, NULL);
     atomic_store(&loop->shared.ticked_at_us, loop_clock_us());
 
@@ -225,7 +225,8 @@ loop_free(struct loop **pointer)
     event_base_free(loop->base);
     close(loop->wake_fd);
     pthread_mutex_destroy(&loop->shared.mutex);
-    free(loop->wheel);
+    wheel_deinit(&loop->wheel);
+    free(loop->suspension.held);
     free(loop->scratch);
     free(loop);
     *pointer = NULL;
@@ -402,6 +403,71 @@ loop_ticked_at_us(struct loop *loop)
 
 static const short watch_events[3] = {EV_READ, EV_WRITE, EV_CLOSED};
 
+/* What the watch is ready for has to wait: nothing is asked for any more until the loop goes on. */
+static unsigned
+hold_back(struct watch *watch, unsigned happened)
+{
+    struct loop *loop = watch->loop;
+
+    for (int i = 0; i < 3; i++) {
+        if (happened & ~(unsigned)WATCH_WRITE & 1u << i) {
+            event_del(watch->events[i]);
+        }
+    }
+    if (!watch->is_held && (happened & ~(unsigned)WATCH_WRITE) != 0) {
+        size_t size = (loop->suspension.count + 1) * sizeof(*loop->suspension.held);
+        loop->suspension.held = mem_resize(loop->suspension.held, size);
+        loop->suspension.held[loop->suspension.count++] = watch;
+        watch->is_held = true;
+    }
+    return happened & WATCH_WRITE;
+}
+
+static void
+let_go(struct watch *watch)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        if (watch->wants & 1u << i) {
+            event_add(watch->events[i], NULL);
+        }
+    }
+    watch->is_held = false;
+    watch_trigger(watch, WATCH_READ); /* bytes inside a TLS session are announced by nobody else */
+}
+
+/* It leaves the loop: it waits for nothing. */
+static void
+forget_held(struct watch *watch)
+{
+    struct loop *loop = watch->loop;
+    size_t i = 0;
+
+    while (loop->suspension.held[i] != watch) {
+        i++;
+    }
+    loop->suspension.held[i] = loop->suspension.held[--loop->suspension.count];
+    watch->is_held = false;
+}
+
+void
+loop_suspend(struct loop *loop, bool is_suspended)
+{
+    int64_t now_us = loop_now_us(loop);
+
+    if (loop->suspension.is_on == is_suspended) {
+        return;
+    }
+    loop->suspension.is_on = is_suspended;
+    if (is_suspended) {
+        loop->suspension.since_us = now_us;
+        return;
+    }
+    wheel_shift(&loop->wheel, now_us - loop->suspension.since_us, now_us);
+    while (loop->suspension.count > 0) {
+        let_go(loop->suspension.held[--loop->suspension.count]);
+    }
+}
+
 static void
 on_watch(evutil_socket_t fd, short what, void *arg)
 {
@@ -416,6 +482,9 @@ on_watch(evutil_socket_t fd, short what, void *arg)
     }
     /* An earlier callback of this turn may have lost interest. */
     happened &= watch->wants;
+    if (watch->loop->suspension.is_on && !watch->is_exempt) {
+        happened = hold_back(watch, happened);
+    }
     if (happened != 0) {
         watch->fn(watch->arg, happened);
     }
@@ -438,6 +507,9 @@ watch_attach(struct watch *watch, struct loop *loop)
 void
 watch_detach(struct watch *watch)
 {
+    if (watch->is_held) {
+        forget_held(watch);
+    }
     for (int i = 0; i < 3; i++) {
         if (watch->events[i] != NULL) {
             event_free(watch->events[i]);
@@ -492,40 +564,16 @@ deadline_start(
     deadline->loop = loop;
     deadline->fn = fn;
     deadline->at_us = loop_now_us(loop) + delay_us;
-    int64_t tick = deadline->at_us / LOOP_TICK_US + 1;
-    TAILQ_INSERT_TAIL(&loop->wheel[tick % WHEEL_SLOTS], deadline, link);
+    wheel_add(&loop->wheel, deadline);
 }
 
 void
 deadline_stop(struct deadline *deadline)
 {
     if (deadline->loop != NULL) {
-        int64_t tick = deadline->at_us / LOOP_TICK_US + 1;
-        TAILQ_REMOVE(&deadline->loop->wheel[tick % WHEEL_SLOTS], deadline, link);
+        wheel_remove(&deadline->loop->wheel, deadline);
         deadline->loop = NULL;
     }
-}
-
-/* Ends the deadlines of one slot that are due. A callback may start and stop any deadline, so the
- * list is looked at from the front again after each; those of a later turn of the wheel are moved
- * aside. */
-static void
-expire_slot(struct deadline_list *slot, int64_t now_us)
-{
-    struct deadline_list later = TAILQ_HEAD_INITIALIZER(later);
-    struct deadline *deadline;
-
-    while ((deadline = TAILQ_FIRST(slot)) != NULL) {
-        if (deadline->at_us > now_us) {
-            TAILQ_REMOVE(slot, deadline, link);
-            TAILQ_INSERT_TAIL(&later, deadline, link);
-            continue;
-        }
-        TAILQ_CONCAT(slot, &later, link);
-        deadline_stop(deadline);
-        deadline->fn(deadline);
-    }
-    TAILQ_CONCAT(slot, &later, link);
 }
 
 static void
@@ -533,7 +581,6 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct loop *loop = arg;
     int64_t now_us = loop_now_us(loop);
-    int64_t tick = now_us / LOOP_TICK_US;
 
     (void)fd;
     (void)what;
@@ -541,12 +588,8 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     int64_t before_us = loop->gap.asleep_us;
     loop->gap.asleep_us = asleep_us();
     note_gap(loop, loop->gap.asleep_us - before_us);
-    if (tick - loop->wheel_tick > WHEEL_SLOTS) {
-        loop->wheel_tick = tick - WHEEL_SLOTS;
-    }
-    while (loop->wheel_tick < tick) {
-        loop->wheel_tick++;
-        expire_slot(&loop->wheel[loop->wheel_tick % WHEEL_SLOTS], now_us);
+    if (!loop->suspension.is_on) {
+        wheel_turn(&loop->wheel, now_us);
     }
     for (int i = 0; i < TICKERS && loop->tickers[i].fn != NULL; i++) {
         loop->tickers[i].fn(loop->tickers[i].arg);

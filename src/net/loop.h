@@ -39,6 +39,10 @@ void loop_bury(struct loop *loop, void (*free_fn)(void *arg), void *arg);
  * Own thread. */
 void loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg);
 
+/* Suspends the loop, or lets it go on: nothing is read and no deadline ends meanwhile, but for
+ * watches that are exempt; what was written is still sent, posts and ticks come. Own thread. */
+void loop_suspend(struct loop *loop, bool is_suspended);
+
 /* Monotonic microseconds, read once a turn. Own thread. */
 int64_t loop_now_us(struct loop *loop);
 
@@ -82,7 +86,9 @@ struct watch
 {
     struct loop *loop; /* borrows; NULL: not watching */
     int fd;            /* borrows */
-    unsigned wants;    /* WATCH_ bits */
+    uint16_t wants;    /* WATCH_ bits */
+    bool is_exempt;    /* goes on in a suspended loop */
+    bool is_held;      /* the loop's: it was ready while that was suspended */
     void (*fn)(void *arg, unsigned what);
     void *arg;
     struct event *events[3]; /* own, made when first wanted: read, write, closed */
