@@ -493,6 +493,10 @@ is_at_boundary(const struct client *client)
     if (client->state == CLIENT_ACTIVE) {
         return replies_is_settled(&client->lease.backend->replies);
     }
+    /* Who waits through a PAUSE would wait for ever. */
+    if (client->state == CLIENT_WAITING && client->lease.state == LEASE_WAITING) {
+        return ledger_is_paused(&client->lease.side->pool->ledger);
+    }
     return client->state != CLIENT_WAITING && client->state != CLIENT_PREPARING &&
            client->state != CLIENT_LOOKING &&
            client->state != CLIENT_FAILED;

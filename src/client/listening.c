@@ -10,6 +10,7 @@
 #include "client/unlisten.h"
 #include "pool/channels.h"
 #include "pool/herald.h"
+#include "pool/wish.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -92,13 +93,13 @@ add(struct listening *listening, const char *name)
     listening->channels = mem_resize(listening->channels, size);
     listening->channels[listening->count++] =
         (struct channel){mem_string(name), TELLER_BACKEND, listening->serial};
-    herald_listen(listening->client->lease.side, name);
+    wish_listen(listening->client->lease.side, name);
 }
 
 static void
 drop(struct listening *listening, struct channel *channel)
 {
-    herald_unlisten(listening->client->lease.side, channel->name);
+    wish_unlisten(listening->client->lease.side, channel->name);
     free(channel->name);
     *channel = listening->channels[--listening->count];
 }
@@ -375,7 +376,7 @@ start_move(struct client *client, const struct buf *channels)
             channel->serial = listening->serial;
         }
     }
-    herald_confirm(client->lease.side, client->ticket, listening->serial);
+    wish_confirm(client->lease.side, client->ticket, listening->serial);
 }
 
 void

@@ -39,6 +39,7 @@ struct login
     struct vars wanted; /* owns: settings of the first packet */
     char *replication; /* owns: the value, if it means replication, or NULL */
     bool is_console;
+    bool awaits_resume; /* its secret is looked up where everything is paused */
     int64_t waits_since_us;
 };
 

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "conf/hba.h"
+#include "pool/halt.h"
 #include "pool/lookup.h"
 #include "pool/pools.h"
 
@@ -63,7 +64,7 @@ is_to_be_asked(const struct client *client)
 }
 
 static bool
-ask(struct client *client)
+start_question(struct client *client)
 {
     struct crowd *crowd = client->crowd;
     struct question *question = mem_new(sizeof(*question));
@@ -84,9 +85,48 @@ ask(struct client *client)
         free(question);
         return false;
     }
+    return true;
+}
+
+static bool
+is_paused(const struct client *client)
+{
+    const char *where = settings_auth_dbname(client->login->settings, client->identity.database);
+
+    return halts_pause_concerns(pools_halts(client->crowd->pool.pools), where);
+}
+
+/* False: there is nobody to ask. */
+static bool
+ask(struct client *client)
+{
+    client->login->awaits_resume = is_paused(client);
+    if (client->login->awaits_resume) {
+        client_limit(client, 0);
+    } else if (!start_question(client)) {
+        return false;
+    }
     client_become(client, CLIENT_VERIFYING);
     stream_want_read(&client->stream, false);
     return true;
+}
+
+void
+secrets_tick(struct crowd *crowd)
+{
+    struct client *client, *next;
+
+    for (client = TAILQ_FIRST(&crowd->in[CLIENT_VERIFYING]); client != NULL; client = next) {
+        next = TAILQ_NEXT(client, link);
+        if (client->login == NULL || !client->login->awaits_resume || is_paused(client)) {
+            continue;
+        }
+        client->login->awaits_resume = false;
+        client_limit(client, crowd->pool.settings->client_login_timeout);
+        if (!start_question(client)) {
+            login_resume(client, NULL);
+        }
+    }
 }
 
 enum secrets

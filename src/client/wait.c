@@ -49,11 +49,16 @@ wait_too_long(struct client *client, int64_t since_us, struct fail *fail)
     struct pool *pool = client->lease.side->pool;
     const struct settings *settings = client->crowd->pool.settings;
     int64_t now_us = loop_now_us(client->crowd->pool.loop);
-    int64_t waited_us = now_us - since_us;
+    int64_t resumed_us = atomic_load(&pool->resumed_us);
+    int64_t waited_us = now_us - (since_us > resumed_us ? since_us : resumed_us);
     struct outage outage = pool_outage(pool);
     int64_t limit_us =
         outage.is_down ? settings->server_down_timeout : pool_policy(client->lease.side)->wait_us;
 
+    /* Whoever pauses a database knows how long: nobody pays for it with an error. */
+    if (outage.is_paused) {
+        return LOOK_AGAIN_US;
+    }
     if (limit_us <= 0 || waited_us < limit_us) {
         int64_t left_us = limit_us <= 0 ? LOOK_AGAIN_US : limit_us - waited_us;
         return left_us < LOOK_AGAIN_US ? left_us : LOOK_AGAIN_US;
@@ -165,7 +170,10 @@ notify(struct client *client)
         return;
     }
     client->relay.is_told_to_wait = true;
-    fail_set(&notice, "00000", "waiting for a server connection of pool \"%s\"", pool->database);
+    fail_set(&notice, "00000",
+        ledger_is_paused(&pool->ledger) ? "database \"%s\" is paused"
+                                        : "waiting for a server connection of pool \"%s\"",
+        pool->database);
     message_add_notice(&buf, "NOTICE", &notice);
     client_send(client, &buf);
 }

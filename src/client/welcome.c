@@ -11,6 +11,7 @@
 #include "client/replication.h"
 #include "client/secrets.h"
 #include "client/wait.h"
+#include "pool/halt.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -156,12 +157,21 @@ welcome_admit(struct client *client, struct fail *fail)
     struct login *login = client->login;
     struct crowd *crowd = client->crowd;
     struct vars reported = {0};
+    struct halts *halts = pools_halts(crowd->pool.pools);
 
     if (login->is_console) {
         return admit_to_console(client, fail);
     }
+    if (halts_is_disabled(halts, client->identity.database)) {
+        fail_set(fail, "55000", "database \"%s\" is not currently accepting connections",
+            client->identity.database);
+        return fail_detail(fail, "DISABLE on the console");
+    }
     if (!headcount_enter(client, fail)) {
         return false;
+    }
+    if (login->replication != NULL && halts_pause_concerns(halts, client->identity.database)) {
+        return fail_set(fail, "57P03", "database \"%s\" is paused", client->identity.database);
     }
     if (login->replication != NULL) {
         return replication_admit(client, fail);

@@ -56,33 +56,31 @@ static const struct
 };
 
 /* The parameters PostgreSQL reports (documentation, "Asynchronous Operations"), asked of libpq by
- * name. */
-static const struct
+ * name. Those of track_extra_parameters are behind them. */
+static struct parameter
 {
     const char *name;
     bool is_managed; /* each client has its own */
-} parameters[] = {
-    {"application_name", true},
-    {"client_encoding", true},
-    {"DateStyle", true},
-    {"default_transaction_read_only", false},
-    {"in_hot_standby", false},
-    {"integer_datetimes", false},
-    {"IntervalStyle", true},
-    {"is_superuser", false},
-    {"scram_iterations", false},
-    {"search_path", true},
-    {"server_encoding", false},
-    {"server_version", false},
-    {"session_authorization", false},
-    {"standard_conforming_strings", true},
-    {"TimeZone", true},
+    bool is_fixed;   /* nobody can set it */
+} parameters[32] = {
+    {"application_name", true, false},
+    {"client_encoding", true, false},
+    {"DateStyle", true, false},
+    {"default_transaction_read_only", false, false},
+    {"in_hot_standby", false, true},
+    {"integer_datetimes", false, true},
+    {"IntervalStyle", true, false},
+    {"is_superuser", false, true},
+    {"scram_iterations", false, false},
+    {"search_path", true, false},
+    {"server_encoding", false, true},
+    {"server_version", false, true},
+    {"session_authorization", false, true},
+    {"standard_conforming_strings", true, false},
+    {"TimeZone", true, false},
 };
 
-enum
-{
-    PARAMETERS = sizeof(parameters) / sizeof(parameters[0])
-};
+static int parameter_count = 15; /* changes before there are threads only */
 
 static void on_event(void *arg, unsigned what);
 static void on_closing_timeout(struct deadline *deadline);
@@ -93,27 +91,59 @@ backend_state_name(enum backend_state state)
     return states[state].name;
 }
 
+static struct parameter *
+find_parameter(const char *name)
+{
+    for (int i = 0; i < parameter_count; i++) {
+        if (strcasecmp(parameters[i].name, name) == 0) {
+            return &parameters[i];
+        }
+    }
+    return NULL;
+}
+
+bool
+backend_track(const char *list)
+{
+    static char names[1024];
+    char *rest = names, *name;
+
+    if (strlen(list) >= sizeof(names)) {
+        return false;
+    }
+    strcpy(names, list);
+    while ((name = strsep(&rest, ", \t")) != NULL) {
+        struct parameter *parameter = find_parameter(name);
+        if (name[0] == '\0') {
+            continue;
+        }
+        if (parameter == NULL && parameter_count == sizeof(parameters) / sizeof(parameters[0])) {
+            return false;
+        }
+        if (parameter == NULL) {
+            parameter = &parameters[parameter_count++];
+            parameter->name = name;
+        }
+        parameter->is_managed = !parameter->is_fixed;
+    }
+    return true;
+}
+
 bool
 backend_manages(const char *name)
 {
-    for (int i = 0; i < PARAMETERS; i++) {
-        if (strcasecmp(parameters[i].name, name) == 0) {
-            return parameters[i].is_managed;
-        }
-    }
-    return false;
+    const struct parameter *parameter = find_parameter(name);
+
+    return parameter != NULL && parameter->is_managed;
 }
 
 bool
 backend_reports(const struct backend *backend, const char *name)
 {
-    for (int i = 0; i < PARAMETERS; i++) {
-        if (strcasecmp(parameters[i].name, name) == 0) {
-            return parameters[i].is_managed &&
-                   PQparameterStatus(backend->conn, parameters[i].name) != NULL;
-        }
-    }
-    return false;
+    const struct parameter *parameter = find_parameter(name);
+
+    return parameter != NULL && parameter->is_managed &&
+           PQparameterStatus(backend->conn, parameter->name) != NULL;
 }
 
 const char *
@@ -125,7 +155,7 @@ backend_encoding(const struct backend *backend)
 void
 backend_reported(const struct pg_conn *conn, struct vars *reported)
 {
-    for (int i = 0; i < PARAMETERS; i++) {
+    for (int i = 0; i < parameter_count; i++) {
         const char *value = PQparameterStatus(conn, parameters[i].name);
         if (value != NULL) {
             vars_put(reported, parameters[i].name, value);

@@ -135,6 +135,10 @@ enum reply_verdict backend_take(
 /* Why the stream ended: PostgreSQL's last words or the kernel's. */
 void backend_loss(const struct backend *backend, struct fail *fail);
 
+/* track_extra_parameters: these are put back for each client too, if PostgreSQL reports them.
+ * False: they are too many. Before there are threads. */
+must_check bool backend_track(const char *list);
+
 /* Whether this is a setting that we put back for each client (reported by PostgreSQL and
  * changeable). */
 bool backend_manages(const char *name);

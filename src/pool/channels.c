@@ -112,6 +112,12 @@ channels_count(const struct channels *channels, const char *name, int worker)
     return channel != NULL ? channel->counts[worker] : 0;
 }
 
+unsigned
+channels_total(const struct channels *channels)
+{
+    return HASH_COUNT(channels->all);
+}
+
 bool
 channels_concern(const struct channels *channels, int worker)
 {

@@ -28,6 +28,9 @@ void channels_leave(struct channels *channels, const char *name, int worker);
 /* How many clients of this worker want the channel. */
 unsigned channels_count(const struct channels *channels, const char *name, int worker);
 
+/* How many channels anybody wants. */
+unsigned channels_total(const struct channels *channels);
+
 /* Whether clients of this worker want any. */
 bool channels_concern(const struct channels *channels, int worker);
 

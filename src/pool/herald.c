@@ -1,4 +1,4 @@
-/* Heralds. Called by client/listening; calls pool_dial_apart() and posts to workers. */
+/* Heralds. Called by pool/wish; calls pool_dial_apart() and posts to workers. */
 #include "pool/herald.h"
 
 #include "base/log.h"
@@ -9,6 +9,7 @@
 #include "pool/channels.h"
 #include "pool/pools.h"
 #include "pool/tidings.h"
+#include "pool/wish.h"
 #include "wire/message.h"
 
 #include <inttypes.h>
@@ -48,24 +49,6 @@ struct herald
     bool was_lost;                      /* since it listened last */
     int64_t retry_us;                   /* the next wait */
     struct deadline deadline;           /* of the next attempt, or of the end when nobody listens */
-};
-
-enum wish_kind
-{
-    WISH_LISTEN,
-    WISH_UNLISTEN,
-    WISH_CONFIRM,
-};
-
-/* What a worker asks of a home. */
-struct wish
-{
-    struct pool *pool; /* holds */
-    enum wish_kind kind;
-    int from, to;
-    uint64_t ticket;
-    uint32_t serial;
-    char channel[];
 };
 
 static void go_on(struct herald *herald, const char *greeting);
@@ -386,6 +369,10 @@ dial(struct herald *herald)
     struct vars extra = {0};
     struct fail fail;
 
+    if (ledger_is_paused(&herald->side->pool->ledger)) {
+        wait_to_retry(herald);
+        return;
+    }
     herald->generation = atomic_load(&herald->side->pool->generation);
     vars_put(&extra, "client_encoding", "SQL_ASCII"); /* what is stored, as it is */
     vars_put(&extra, "application_name", "pgkeel: listens for clients");
@@ -501,10 +488,9 @@ follow_pool(struct herald *herald, struct pool *pool)
     herald->side = &pool->sides[herald->home->index];
 }
 
-static void
-on_wish(void *arg)
+void
+wish_grant(const struct wish *wish)
 {
-    struct wish *wish = arg;
     struct herald *herald = find_herald(wish->pool->sides[wish->to].worker, wish->pool->database);
 
     if (wish->kind == WISH_UNLISTEN) {
@@ -518,47 +504,6 @@ on_wish(void *arg)
         add_confirm(herald, wish);
     }
     go_on(herald, "");
-    pools_part(wish->pool);
-    free(wish);
-}
-
-static void
-ask_home(struct pool_side *side, const struct wish *what, const char *channel)
-{
-    struct pool *pool = side->pool;
-    struct wish *wish = mem_new(sizeof(*wish) + strlen(channel) + 1);
-    unsigned hash;
-
-    HASH_VALUE(pool->database, strlen(pool->database), hash);
-    *wish = *what;
-    wish->pool = pool;
-    wish->from = side->worker->index;
-    wish->to = (int)(hash % (unsigned)pools_count(pool->pools));
-    memcpy(wish->channel, channel, strlen(channel) + 1);
-    pools_hold(pool);
-    if (!loop_post(pool->sides[wish->to].worker->loop, on_wish, wish)) {
-        pools_part(pool);
-        free(wish);
-    }
-}
-
-void
-herald_listen(struct pool_side *side, const char *channel)
-{
-    ask_home(side, &(struct wish){.kind = WISH_LISTEN}, channel);
-}
-
-void
-herald_unlisten(struct pool_side *side, const char *channel)
-{
-    ask_home(side, &(struct wish){.kind = WISH_UNLISTEN}, channel);
-}
-
-void
-herald_confirm(struct pool_side *side, uint64_t ticket, uint32_t serial)
-{
-    ask_home(
-        side, &(struct wish){.kind = WISH_CONFIRM, .ticket = ticket, .serial = serial}, "");
 }
 
 void
@@ -571,6 +516,23 @@ herald_renew(struct pool_side *side)
     }
     if (herald != NULL) {
         renew(herald);
+    }
+}
+
+void
+heralds_each(struct pool_worker *worker,
+    void (*each)(void *arg, const struct herald_view *view), void *arg)
+{
+    for (const struct herald *herald = worker->heralds; herald != NULL; herald = herald->next) {
+        struct herald_view view = {.database = herald->database,
+            .user = herald->side != NULL ? herald->side->pool->user : NULL,
+            .state = herald->server == NULL ? (herald->is_dialling ? "login" : "idle")
+                     : herald->heard < herald->asked ? "waiting"
+                                                     : "active",
+            .pid = herald->server != NULL ? apart_pid(herald->server) : 0,
+            .channels = channels_total(&herald->channels),
+            .is_open = herald->server != NULL || herald->is_dialling};
+        each(arg, &view);
     }
 }
 

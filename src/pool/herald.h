@@ -3,7 +3,7 @@
  * transaction pooling, whichever pool and worker they belong to. It lives in one worker, its home;
  * everybody else talks to it by posts, so whatever a worker asks is done in the order it asked.
  *
- *    worker ─ herald_listen(), _unlisten(), _confirm() ─► home ─ LISTEN ─► PostgreSQL
+ *    worker ─ wish_listen(), _unlisten(), _confirm() (pool/wish) ─► home ─ LISTEN ─► PostgreSQL
  *    worker ◄─ on_heard, on_news, on_gap ──────────────── home ◄ NotificationResponse ┘
  *
  * It is dialled when a first client listens, again and again when it is lost, and closed when
@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,15 +31,22 @@ struct herald_ops
     void (*on_gap)(struct pool_worker *worker, const char *database);
 };
 
-/* A client of this side listens to the channel; counted. */
-void herald_listen(struct pool_side *side, const char *channel);
-void herald_unlisten(struct pool_side *side, const char *channel);
-
-/* on_heard() follows, unless PostgreSQL never lets us in. */
-void herald_confirm(struct pool_side *side, uint64_t ticket, uint32_t serial);
-
 /* The pool has a new generation: a herald that logged in as it does so again. Its thread. */
 void herald_renew(struct pool_side *side);
+
+/* How one stands, for SHOW. */
+struct herald_view
+{
+    const char *database, *user; /* borrowed; user: as whom it logs in, NULL: nobody yet */
+    const char *state;
+    int pid; /* of PostgreSQL's process, or 0 */
+    unsigned channels;
+    bool is_open; /* PostgreSQL has a connection of it, or soon will */
+};
+
+/* All whose home this worker is. Its thread. */
+void heralds_each(struct pool_worker *worker,
+    void (*each)(void *arg, const struct herald_view *view), void *arg);
 
 /* Ends all whose home this worker is; for the end. Its thread. */
 void herald_leave(struct pool_worker *worker);

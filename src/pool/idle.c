@@ -10,12 +10,18 @@
 #include <stdatomic.h>
 
 bool
-idle_is_outdated(const struct backend *backend)
+idle_is_unwanted(const struct backend *backend)
 {
     const struct pool *pool = backend->side->pool;
 
     return backend->duty.is_retired ||
-           backend->generation != atomic_load_explicit(&pool->generation, memory_order_relaxed) ||
+           backend->generation != atomic_load_explicit(&pool->generation, memory_order_relaxed);
+}
+
+bool
+idle_is_outdated(const struct backend *backend)
+{
+    return idle_is_unwanted(backend) ||
            (backend->expires_us > 0 &&
                loop_now_us(backend->side->worker->loop) > backend->expires_us);
 }

@@ -13,6 +13,9 @@ struct pool_worker;
 /* Whether nobody may get it any more: retired, of an older generation, or too old. */
 bool idle_is_outdated(const struct backend *backend);
 
+/* The same but for its age: RECONNECT, PAUSE or a reload closes it, or something it reported. */
+bool idle_is_unwanted(const struct backend *backend);
+
 /* Nobody needs it now: lists it. The ledger counts it as idle. */
 void idle_start(struct backend *backend);
 

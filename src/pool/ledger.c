@@ -83,7 +83,7 @@ count_dial_locked(struct ledger *ledger, int limit, bool is_awaited)
     int64_t bar_us = is_awaited ? ledger->bar.until_us : ledger->bar.spare_until_us;
     int64_t now_us = loop_clock_us();
 
-    if ((limit > 0 && ledger->total >= limit) || now_us < bar_us) {
+    if (ledger_is_paused(ledger) || (limit > 0 && ledger->total >= limit) || now_us < bar_us) {
         quota_forget(&ledger->share);
         return false;
     }
@@ -124,6 +124,10 @@ want_dial_locked(struct ledger *ledger)
 static struct ledger_answer
 seek_locked(struct ledger *ledger, int worker)
 {
+    if (ledger_is_paused(ledger)) {
+        quota_forget(&ledger->share);
+        return (struct ledger_answer){LEDGER_WAIT, worker};
+    }
     if (is_short_locked(ledger) && ledger->sides[worker].idle > 0) {
         ledger->sides[worker].idle--;
         ledger->checking++;
@@ -152,7 +156,8 @@ ledger_request(struct ledger *ledger, int worker, struct waiter *waiter, int64_t
     waiter->since_us = now_us;
     /* Idle backends while others wait are few: they came idle while one is checked. Whoever is
      * queued comes first. */
-    if (ledger->sides[worker].idle > 0 && TAILQ_EMPTY(&ledger->sides[worker].waiting)) {
+    if (ledger->sides[worker].idle > 0 && TAILQ_EMPTY(&ledger->sides[worker].waiting) &&
+        !ledger_is_paused(ledger)) {
         ledger->sides[worker].idle--;
         answer.step = LEDGER_TAKE;
         unlock(ledger);
@@ -238,7 +243,8 @@ ledger_return(struct ledger *ledger, int worker)
     lock(ledger);
     bool yields = quota_starves_others(&ledger->share) &&
                   quota_yields(&ledger->share, loop_clock_us());
-    if (yields || (ledger->limit > 0 && ledger->total > ledger->limit + ledger->reserve)) {
+    bool is_too_much = ledger->limit > 0 && ledger->total > ledger->limit + ledger->reserve;
+    if (yields || is_too_much || ledger_is_paused(ledger)) {
         grant.kind = GRANT_CLOSE;
     } else if (ledger->waiting > 0) {
         grant.worker = next_worker_locked(ledger, worker);
@@ -359,6 +365,22 @@ ledger_set_limits(struct ledger *ledger, int limit, int reserve)
     ledger->limit = limit;
     ledger->reserve = reserve;
     unlock(ledger);
+}
+
+bool
+ledger_pause(struct ledger *ledger, bool is_paused)
+{
+    lock(ledger);
+    bool is_changed = ledger_is_paused(ledger) != is_paused;
+    atomic_store(&ledger->is_paused, is_paused);
+    unlock(ledger);
+    return is_changed;
+}
+
+bool
+ledger_is_paused(const struct ledger *ledger)
+{
+    return atomic_load_explicit(&ledger->is_paused, memory_order_relaxed);
 }
 
 bool

@@ -15,6 +15,7 @@
 #include "pool/quota.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
@@ -50,6 +51,8 @@ struct ledger
                      each */
     int checking; /* asked whether they live, for somebody who waits: they answer for one each */
     int waiting;
+    _Atomic bool is_paused; /* nobody is granted anything, nothing is dialled; changes under the
+                               mutex */
     struct
     {
         int64_t until_us;       /* 0: dials are not barred; INT64_MAX: the one attempt is out */
@@ -146,6 +149,13 @@ enum ledger_step ledger_want_spare(
 
 /* Sets limits; backends above them are closed when they come back. */
 void ledger_set_limits(struct ledger *ledger, int limit, int reserve);
+
+/* PAUSE and its end: who waits goes on waiting meanwhile. True when that changes anything; the
+ * caller sees to it that backends are closed, or dialled for those who wait. */
+bool ledger_pause(struct ledger *ledger, bool is_paused);
+
+/* Whether it is paused, right now. Any thread, any lock. */
+bool ledger_is_paused(const struct ledger *ledger);
 
 /* Whether this worker has an idle backend that nobody was promised. */
 bool ledger_has_idle(struct ledger *ledger, int worker);

@@ -92,19 +92,55 @@ free_kept(struct kept *kept)
     free(kept);
 }
 
+static void
+free_all_kept(struct kept **all)
+{
+    struct kept *kept, *next;
+
+    HASH_ITER(hh, *all, kept, next) {
+        HASH_DEL(*all, kept);
+        free_kept(kept);
+    }
+}
+
+/* Connections on their way to be closed: libpq does that in a helper. */
+struct farewell
+{
+    struct job job;
+    struct kept *kept; /* own */
+};
+
+static void
+farewell_run(struct job *job)
+{
+    struct farewell *farewell = (struct farewell *)((char *)job - offsetof(struct farewell, job));
+
+    free_all_kept(&farewell->kept);
+    free(farewell);
+}
+
+void
+lookups_hang_up(struct lookups *lookups, struct helpers *helpers)
+{
+    struct farewell *farewell = mem_new(sizeof(*farewell));
+
+    pthread_mutex_lock(&lookups->mutex);
+    farewell->kept = lookups->kept;
+    lookups->kept = NULL;
+    pthread_mutex_unlock(&lookups->mutex);
+    farewell->job = (struct job){.kind = JOB_URGENT, .run = farewell_run, .drop = farewell_run};
+    helpers_run(helpers, &farewell->job);
+}
+
 void
 lookups_free(struct lookups **pointer)
 {
     struct lookups *lookups = *pointer;
-    struct kept *kept, *next;
 
     while (lookups->answers != NULL) {
         forget_locked(lookups, lookups->answers);
     }
-    HASH_ITER(hh, lookups->kept, kept, next) {
-        HASH_DEL(lookups->kept, kept);
-        free_kept(kept);
-    }
+    free_all_kept(&lookups->kept);
     pthread_mutex_destroy(&lookups->mutex);
     free(lookups);
     *pointer = NULL;

@@ -55,6 +55,9 @@ must_check bool lookups_find(struct lookups *lookups, const char *database, cons
 /* It may be outdated: the next one asks again. Any thread. */
 void lookups_forget(struct lookups *lookups, const char *database, const char *user);
 
+/* Closes the connections that are kept for the next question. Any thread. */
+void lookups_hang_up(struct lookups *lookups, struct helpers *helpers);
+
 void lookup_start(const struct lookup_request *request);
 
 /* Fills in how users of this database are looked up, and starts. False: 3D000, auth_dbname is not

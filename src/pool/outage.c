@@ -61,11 +61,12 @@ pool_outage(struct pool *pool)
         outage.fail = own->fail;
     }
     pthread_mutex_unlock(&pool->shared.mutex);
+    outage.is_paused = ledger_is_paused(&pool->ledger);
     if (outage.attempts > 0) {
         const struct connect_traits *traits = connect_traits(&outage.fail);
         outage.is_busy = traits->is_busy;
         outage.is_permanent = traits->is_permanent;
-        outage.is_down = !traits->is_busy && !has_live(pool);
+        outage.is_down = !traits->is_busy && !has_live(pool) && !outage.is_paused;
     }
     outage.oldest_lease_us = oldest_lease_us(pool);
     return outage;

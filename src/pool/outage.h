@@ -20,6 +20,7 @@ struct outage
 {
     bool is_down;        /* no live backend and the last connect failed */
     bool is_busy;        /* PostgreSQL answers, but with 53300: it has no room (never is_down) */
+    bool is_paused;      /* by PAUSE; never is_down then */
     bool is_permanent;   /* the same answer would come again */
     unsigned attempts;   /* that failed in a row; 0: all is well */
     int64_t since_us;    /* the first failure */

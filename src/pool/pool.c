@@ -287,6 +287,16 @@ pool_close_outdated(struct pool_side *side)
     }
 }
 
+void
+pool_kill(struct pool_side *side, const struct fail *fail)
+{
+    struct backend *backend;
+
+    while ((backend = TAILQ_FIRST(&side->in[BACKEND_SCRUBBING])) != NULL) {
+        backend_close(backend, fail);
+    }
+}
+
 /* An idle backend for whoever is next: LEDGER_OFFER. */
 static void
 offer_idle(struct pool_side *side)

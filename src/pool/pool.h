@@ -156,6 +156,10 @@ void pool_refuse(struct pool_side *side, const struct fail *fail);
 /* Closes one idle backend of this side, if there is one that nobody was promised. */
 void pool_close_idle(struct pool_side *side, const struct fail *fail);
 
+/* Closes at once what is being cleaned up after clients that were sent away; the rest of a paused
+ * pool goes by itself. */
+void pool_kill(struct pool_side *side, const struct fail *fail);
+
 /* A dialled backend is aligned and may serve: offers it. */
 void pool_dial_succeeded(struct backend *backend);
 

@@ -13,6 +13,7 @@
 #include "pool/channels.h"
 #include "pool/credentials.h"
 #include "pool/endpoint.h"
+#include "pool/halt.h"
 #include "pool/herald.h"
 #include "pool/resolve.h"
 #include "pool/statements.h"
@@ -37,6 +38,7 @@ struct pools
     uint64_t next_id;
     struct statements *statements; /* owns; shared: own mutex */
     struct credentials *credentials; /* owns; shared: own mutex */
+    struct halts *halts;           /* owns; shared: own mutex */
     struct
     {
         pthread_mutex_t mutex;
@@ -58,6 +60,7 @@ pools_new(struct loop *main_loop, struct helpers *helpers, struct pool_worker **
     pools->count = count;
     pools->statements = statements_new();
     pools->credentials = credentials_new();
+    pools->halts = halts_new();
     channels_init();
     pthread_mutex_init(&pools->shared.mutex, NULL);
     for (int i = 0; i < count; i++) {
@@ -94,6 +97,12 @@ struct credentials *
 pools_credentials(struct pools *pools)
 {
     return pools->credentials;
+}
+
+struct halts *
+pools_halts(struct pools *pools)
+{
+    return pools->halts;
 }
 
 int
@@ -218,6 +227,7 @@ add_pool_locked(
     pool->ledger.share.quotas[0] = find_quota_locked(pools, 'd', pool->database);
     pool->ledger.share.quotas[1] = find_quota_locked(pools, 'u', pool->user);
     configure_locked(pools, pool, settings);
+    ledger_pause(&pool->ledger, halts_pause_concerns(pools->halts, pool->database));
     HASH_ADD_KEYPTR(hh, pools->shared.all, pool->database, key_len, pool);
     return pool;
 }
@@ -580,6 +590,7 @@ pools_free(struct pools **pointer)
     pthread_mutex_destroy(&pools->shared.mutex);
     statements_free(&pools->statements);
     credentials_free(&pools->credentials);
+    halts_free(&pools->halts);
     free(pools);
     *pointer = NULL;
 }

@@ -15,6 +15,7 @@
 #include <uthash.h>
 
 struct endpoint;
+struct halts;
 struct helpers;
 struct pools;
 
@@ -43,6 +44,7 @@ struct pool
         struct pool_keys keys;     /* wiped */
         uint32_t keys_learned;     /* how often */
     } shared;
+    _Atomic int64_t resumed_us; /* the last end of a PAUSE: what was waited before does not count */
     _Atomic int live; /* backends that can serve: logged in and not closing */
     _Atomic int pinned; /* backends that clients keep beyond a transaction */
     struct pool_health health;   /* shared: atomics */
@@ -85,6 +87,9 @@ void pools_tick(struct pools *pools, const struct settings *settings);
 /* New settings are in force: limits; backends of changed databases are closed as they come back.
  * Main thread. */
 void pools_reload(struct pools *pools, const struct settings *settings);
+
+/* Which databases are paused or disabled. */
+struct halts *pools_halts(struct pools *pools);
 
 /* Calls each() for each pool, under the registry's lock: do little. Any thread. */
 void pools_each(struct pools *pools, void (*each)(void *arg, struct pool *pool), void *arg);

@@ -21,10 +21,8 @@ on_close_outdated(void *arg)
     pools_part(side->pool);
 }
 
-/* RECONNECT or a reload made a new generation: idle backends of the old one go now, the others when
- * they come back. */
-static void
-tidy(struct pool *pool)
+void
+tick_tidy(struct pool *pool)
 {
     uint32_t generation = atomic_load(&pool->generation);
 
@@ -47,8 +45,9 @@ note_exhaustion(struct pool *pool, const struct ledger_view *view, int64_t now_u
     {
         WORTH_A_LINE_US = 100000
     };
-    bool is_exhausted = view->waiting > 0 && view->limit > 0 && view->total >= view->limit &&
-                        view->arriving == 0 && now_us - view->oldest_since_us > WORTH_A_LINE_US;
+    bool is_full = view->limit > 0 && view->total >= view->limit && view->arriving == 0;
+    bool is_exhausted = !ledger_is_paused(&pool->ledger) && is_full && view->waiting > 0 &&
+                        now_us - view->oldest_since_us > WORTH_A_LINE_US;
 
     if (is_exhausted && !pool->was_exhausted) {
         pool_log(LEVEL_WARN, &pool->sides[0],
@@ -114,7 +113,7 @@ tick_pool(struct pool *pool, const struct ledger_view *view, const struct settin
     int64_t now_us)
 {
     note_exhaustion(pool, view, now_us);
-    tidy(pool);
+    tick_tidy(pool);
     ask_ages(pool, view, now_us);
     if (view->waiting > 0) {
         outage_noticed(pool);

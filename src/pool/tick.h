@@ -12,6 +12,10 @@ struct ledger_view;
 struct pool;
 struct settings;
 
+/* RECONNECT, a reload or PAUSE made a new generation: idle backends of older ones go now, the
+ * others when they come back. Main thread, with the registry's lock. */
+void tick_tidy(struct pool *pool);
+
 /* True when the caller must dial; the ledger has counted it. Main thread, with the registry's lock.
  */
 must_check bool tick_pool(struct pool *pool, const struct ledger_view *view,

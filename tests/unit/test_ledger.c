@@ -482,6 +482,37 @@ test_check_that_takes_long_is_not_counted_on(void **state)
     ledger_deinit(&ledger);
 }
 
+static void
+test_paused_ledger_grants_and_dials_nothing_and_keeps_the_queue(void **state)
+{
+    struct ledger ledger;
+    struct waiter one = waiter_of(1), two = waiter_of(2);
+
+    (void)state;
+    ledger_init(&ledger, 2);
+    ledger_set_limits(&ledger, 3, 0);
+    fill_idle(&ledger, 1, 1);
+    assert_true(ledger_pause(&ledger, true));
+    assert_false(ledger_pause(&ledger, true));
+    assert_int_equal(request(&ledger, 0, &one, 1), LEDGER_WAIT);
+    assert_int_equal(request(&ledger, 1, &two, 2), LEDGER_WAIT);
+    assert_int_equal(ledger_seek(&ledger, 0).step, LEDGER_WAIT);
+    assert_int_equal(ledger_want_dial(&ledger), LEDGER_WAIT);
+    assert_int_equal(ledger_want_spare(&ledger, 3, 1, 9), LEDGER_WAIT);
+    /* Both go, one idle and one that comes back; nothing takes their place. */
+    assert_true(ledger_take_idle(&ledger, 0));
+    assert_int_equal(ledger_closed(&ledger), LEDGER_WAIT);
+    assert_true(ledger_take_idle(&ledger, 1));
+    assert_int_equal(ledger_return(&ledger, 1).kind, GRANT_CLOSE);
+    assert_int_equal(ledger_closed(&ledger), LEDGER_WAIT);
+    assert_int_equal(ledger_look(&ledger).total, 0);
+    assert_true(ledger_pause(&ledger, false));
+    assert_int_equal(ledger_want_dial(&ledger), LEDGER_DIAL);
+    assert_ptr_equal(arrive(&ledger, 0).waiter, &one);
+    assert_int_equal(ledger_return(&ledger, 1).kind, GRANT_OWN);
+    ledger_deinit(&ledger);
+}
+
 int
 main(void)
 {
@@ -499,6 +530,7 @@ main(void)
         cmocka_unit_test(test_waiters_queue_behind_backends_that_are_checked),
         cmocka_unit_test(test_waiter_whose_grant_was_spoilt_gets_its_old_place),
         cmocka_unit_test(test_check_that_takes_long_is_not_counted_on),
+        cmocka_unit_test(test_paused_ledger_grants_and_dials_nothing_and_keeps_the_queue),
         cmocka_unit_test(test_threads_never_hold_more_than_the_limit_nor_lose_a_grant),
     };
 
