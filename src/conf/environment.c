@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "conf/files.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -52,7 +53,7 @@ static char *
 read_value(struct loader *loader, const char *variable, const char *path)
 {
     size_t len;
-    char *text = loader_read_file(path, &len);
+    char *text = files_read(path, &len);
 
     if (text == NULL) {
         loader_report(loader, SETTINGS_ERROR, "environment", variable, "cannot read \"%s\": %s",

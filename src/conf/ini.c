@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/text.h"
+#include "conf/files.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -154,7 +155,7 @@ include(struct reader *reader, const char *line, size_t len)
     }
     char *path = resolve(reader, name);
     size_t size;
-    char *text = loader_read_file(path, &size);
+    char *text = files_read(path, &size);
     if (text == NULL) {
         complain(reader, SETTINGS_ERROR, "", "cannot read \"%s\": %s", path, strerror(errno));
     } else {
@@ -375,7 +376,7 @@ ini_load(struct loader *loader)
         text = mem_string(source->text);
         len = strlen(text);
     } else if (source->path != NULL) {
-        text = loader_read_file(source->path, &len);
+        text = files_read(source->path, &len);
         if (text == NULL) {
             loader->is_unread = true;
             loader_report(

@@ -181,9 +181,6 @@ const char *loader_origin(const struct loader *loader, size_t index);
 void loader_add_database(
     struct loader *loader, const char *place, const char *name, const char *value, bool is_login);
 
-/* Reads a whole file, zero-terminated; NULL with errno. The caller wipes and frees. */
-char *loader_read_file(const char *path, size_t *len_out);
-
 /* --- ini.c --- */
 
 void ini_load(struct loader *loader);

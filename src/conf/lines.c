@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "conf/files.h"
 #include "conf/internal.h"
 
 #include <ctype.h>
@@ -253,7 +254,7 @@ read_file(struct lines *lines, const char *path)
     int outer_line = lines->line;
     size_t len;
 
-    char *text = loader_read_file(path, &len);
+    char *text = files_read(path, &len);
     if (text == NULL || strlen(text) != len) {
         lines_complain(lines, text == NULL ? strerror(errno) : "contains a zero byte");
         free(text);

@@ -9,14 +9,13 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/text.h"
+#include "conf/files.h"
 #include "conf/hba.h"
 #include "conf/internal.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <strings.h>
-#include <unistd.h>
 
 void
 loader_report(struct loader *loader, enum settings_severity severity, const char *place,
@@ -30,36 +29,6 @@ loader_report(struct loader *loader, enum settings_severity severity, const char
     va_end(args);
     loader->has_failed = loader->has_failed || severity == SETTINGS_ERROR;
     loader->report(loader->arg, severity, place, key, text);
-}
-
-char *
-loader_read_file(const char *path, size_t *len_out)
-{
-    struct buf buf = {0};
-    ssize_t got;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0) {
-        return NULL;
-    }
-    do {
-        got = read(fd, buf_room(&buf, 65536), 65536);
-        buf_added(&buf, got > 0 ? (size_t)got : 0);
-    } while (got > 0 || (got < 0 && errno == EINTR));
-    int error = errno;
-    close(fd);
-    char *text = NULL;
-    if (got == 0) {
-        *len_out = buf_len(&buf);
-        text = mem_new(*len_out + 1);
-        memcpy(text, buf_len(&buf) > 0 ? (const void *)buf_head(&buf) : "", *len_out);
-    }
-    if (buf.data != NULL) {
-        explicit_bzero(buf.data, buf.size);
-    }
-    buf_deinit(&buf);
-    errno = error;
-    return text;
 }
 
 static void
@@ -149,20 +118,19 @@ load_defaults(struct settings *settings)
     }
 }
 
+/* "key=value" of the command line, or of the console. */
 static void
-load_overrides(struct loader *loader)
+load_overrides(struct loader *loader, const char *const *override, const char *place)
 {
-    const char *const *override = loader->source->overrides;
-
     for (; override != NULL && *override != NULL; override++) {
         const char *equals = strchr(*override, '=');
         if (equals == NULL || equals == *override) {
-            loader_report(loader, SETTINGS_ERROR, "command line", *override, "expected key=value");
+            loader_report(loader, SETTINGS_ERROR, place, *override, "expected key=value");
             continue;
         }
         char *name = mem_string(*override);
         name[equals - *override] = '\0';
-        loader_set(loader, "command line", name, equals + 1);
+        loader_set(loader, place, name, equals + 1);
         free(name);
     }
 }
@@ -184,22 +152,6 @@ check_word(struct loader *loader, size_t index, const char *const *allowed)
     }
     loader_report(loader, SETTINGS_ERROR, loader_origin(loader, index), conf_keys[index].name,
         "must be one of %s", list);
-}
-
-/* Keys that are read and checked, but that nothing obeys so far: whoever sets one is told. */
-static void
-check_pending(struct loader *loader)
-{
-    static const int pending[] = {KEY_track_extra_parameters,
-        KEY_log_stats, KEY_stats_period,
-        KEY_suspend_timeout};
-
-    for (size_t i = 0; i < sizeof(pending) / sizeof(pending[0]); i++) {
-        if (loader->settings->internal->origins[pending[i]] != NULL) {
-            loader_report(loader, SETTINGS_WARNING, loader_origin(loader, pending[i]),
-                conf_keys[pending[i]].name, "accepted, but not acted on yet");
-        }
-    }
 }
 
 /* What client_tls_sslmode needs. Whether the files are any good the daemon finds out. */
@@ -308,7 +260,7 @@ load_userlist(struct loader *loader)
     if (path[0] == '\0') {
         return;
     }
-    char *text = loader_read_file(path, &len);
+    char *text = files_read(path, &len);
     if (text == NULL) {
         loader_report(loader, SETTINGS_ERROR, loader_origin(loader, KEY_auth_file),
             "auth_file", "cannot read \"%s\": %s", path, strerror(errno));
@@ -452,12 +404,13 @@ settings_load(const struct settings_source *source, settings_report_fn *report, 
     loader.settings->userlist = loader.users;
     atomic_init(&loader.settings->internal->holders, 1);
 
+    files_begin(source->changes != NULL);
     load_defaults(loader.settings);
     ini_load(&loader);
     environment_load(&loader);
-    load_overrides(&loader);
+    load_overrides(&loader, source->overrides, "command line");
+    load_overrides(&loader, source->changes, "SET");
     check_texts(&loader);
-    check_pending(&loader);
     load_userlist(&loader);
     load_hba(&loader);
     load_databases(&loader);
@@ -465,10 +418,19 @@ settings_load(const struct settings_source *source, settings_report_fn *report, 
     check_keys(&loader);
 
     loader_deinit(&loader);
+    files_end(!loader.has_failed);
     if (loader.has_failed) {
         settings_release(&loader.settings);
     }
     return loader.settings;
+}
+
+bool
+settings_is_live(const char *name)
+{
+    const struct key *key = key_find(name);
+
+    return key != NULL && key->is_live;
 }
 
 struct settings *

@@ -132,11 +132,16 @@ struct settings_source
     char **environment;           /* environ, or NULL */
     const char *const *overrides; /* "key=value" of the command line, NULL-terminated, or NULL */
     conninfo_parse_fn *parse_conninfo;
+    const char *const *changes;   /* the same of the console's SET; not NULL: files are not read
+                                     anew, but taken as they were */
 };
 
 /* Reads everything and reports every finding. NULL after any error. Main thread. */
 struct settings *settings_load(
     const struct settings_source *source, settings_report_fn *report, void *arg);
+
+/* Whether a key can be changed while we run. */
+bool settings_is_live(const char *key);
 
 /* One more, one less holder. Any thread. */
 struct settings *settings_hold(struct settings *settings);
@@ -191,7 +196,7 @@ struct settings_row
     char value[1024];
     const char *default_value;
     bool is_changeable; /* LIVE: a reload is enough */
-    char origin[256];   /* "default", "file:line", "environment PGKEEL_KEY", "command line" */
+    char origin[256]; /* "default", "file:line", "environment PGKEEL_KEY", "command line", "SET" */
 };
 
 bool settings_next_row(

@@ -13,6 +13,7 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "daemon/certificates.h"
+#include "daemon/load.h"
 #include "daemon/process.h"
 #include "daemon/worker.h"
 #include "net/tls.h"
@@ -44,6 +45,7 @@ struct daemon
     struct daemon_options options;
     struct settings *settings;         /* holds */
     struct tls *tls;                   /* holds, or NULL: what clients get */
+    struct changes changes;            /* owns: what SET changed since the last reload */
     struct loop *loop;                 /* owns */
     struct helpers *helpers;           /* owns */
     struct pools *pools;               /* owns */
@@ -75,18 +77,6 @@ open_log(const struct daemon *daemon, const struct settings *settings)
                                               : LEVEL_TRACE,
     };
     return log_open(&options);
-}
-
-void
-daemon_log_finding(void *arg, enum settings_severity severity, const char *place, const char *key,
-    const char *text)
-{
-    static const enum log_level levels[] = {[SETTINGS_INFO] = LEVEL_INFO,
-        [SETTINGS_WARNING] = LEVEL_WARN,
-        [SETTINGS_ERROR] = LEVEL_ERROR};
-
-    (void)arg;
-    log_write(levels[severity], NULL, "%s: %s%s%s", place, key, key[0] != '\0' ? ": " : "", text);
 }
 
 /* ---- listeners ---- */
@@ -338,50 +328,12 @@ resolve_limits(struct daemon *daemon)
 
 /* ---- reload ---- */
 
-struct both
-{
-    settings_report_fn *report;
-    void *arg;
-};
-
+/* Puts what was read in force, everywhere. tls: held, or NULL. */
 static void
-report_both(void *arg, enum settings_severity severity, const char *place, const char *key,
-    const char *text)
+adopt(struct daemon *daemon, struct settings *settings, struct tls *tls)
 {
-    struct both *both = arg;
-
-    daemon_log_finding(NULL, severity, place, key, text);
-    if (both->report != NULL) {
-        both->report(both->arg, severity, place, key, text);
-    }
-}
-
-/* The settings of all sources, and the files that they name. */
-static struct settings *
-load_all(struct daemon *daemon, struct both *both, struct tls **tls_out)
-{
-    struct settings *settings = settings_load(&daemon->options.source, report_both, both);
-    struct fail fail;
-
-    if (settings != NULL && !certificates_load(settings, tls_out, &fail)) {
-        report_both(both, SETTINGS_ERROR, "files", "", fail.text);
-        settings_release(&settings);
-    }
-    return settings;
-}
-
-bool
-daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
-{
-    struct both both = {report, arg};
-    struct tls *tls;
-    struct settings *settings = load_all(daemon, &both, &tls);
-
-    if (settings == NULL) {
-        log_error("reload failed; the settings in force stay");
-        return false;
-    }
     struct settings *old = daemon->settings;
+
     daemon->settings = settings;
     tls_release(&daemon->tls);
     daemon->tls = tls;
@@ -394,7 +346,42 @@ daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
     pools_reload(daemon->pools, settings);
     resolve_limits(daemon);
     settings_release(&old);
+}
+
+bool
+daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
+{
+    struct tls *tls;
+    struct settings *settings = load_settings(&daemon->options.source, report, arg, &tls);
+
+    if (settings == NULL) {
+        log_error("reload failed; the settings in force stay");
+        return false;
+    }
+    changes_clear(&daemon->changes);
+    adopt(daemon, settings, tls);
     log_info("settings reloaded");
+    return true;
+}
+
+bool
+daemon_change(struct daemon *daemon, const char *key, const char *value,
+    settings_report_fn *report, void *arg)
+{
+    struct changes changes = changes_with(&daemon->changes, key, value);
+    struct settings_source source = daemon->options.source;
+    bool concerns_tls = strncmp(key, "client_tls_", strlen("client_tls_")) == 0;
+    struct tls *tls;
+
+    source.changes = changes.list;
+    struct settings *settings = load_settings(&source, report, arg, concerns_tls ? &tls : NULL);
+    if (settings == NULL) {
+        changes_clear(&changes);
+        return false;
+    }
+    changes_clear(&daemon->changes);
+    daemon->changes = changes;
+    adopt(daemon, settings, concerns_tls ? tls : tls_hold(daemon->tls));
     return true;
 }
 
@@ -433,6 +420,9 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     const struct settings *settings = daemon->settings;
     const char *user = daemon->options.user != NULL ? daemon->options.user : settings->user;
 
+    if (!backend_track(settings->track_extra_parameters)) {
+        return fail_set(fail, "58000", "track_extra_parameters lists too many");
+    }
     bool has_log = settings->logfile[0] != '\0' || settings->syslog;
     if (daemon->options.goes_to_background && !has_log) {
         return fail_set(fail, "58000", "-d needs logfile or syslog to be set");
@@ -465,7 +455,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
 static void
 hold_signals(struct daemon *daemon)
 {
-    static const int held[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+    static const int held[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
     sigset_t set;
 
     sigemptyset(&set);
@@ -556,6 +546,7 @@ daemon_free(struct daemon **pointer)
     free(daemon->crowds.all);
     crowds_deinit(&daemon->crowds);
     settings_release(&daemon->settings);
+    changes_clear(&daemon->changes);
     tls_release(&daemon->tls);
     process_remove_pid();
     stats_thread_deinit();
@@ -571,10 +562,22 @@ daemon_loop(struct daemon *daemon)
     return daemon->loop;
 }
 
+const struct settings *
+daemon_settings(const struct daemon *daemon)
+{
+    return daemon->settings;
+}
+
 struct pools *
 daemon_pools(struct daemon *daemon)
 {
     return daemon->pools;
+}
+
+void
+daemon_stop_listening(struct daemon *daemon, bool is_paused)
+{
+    listen_pause(daemon->listeners, is_paused);
 }
 
 int

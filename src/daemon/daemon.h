@@ -49,13 +49,16 @@ void daemon_stop(struct daemon *daemon, enum stop_how how);
  * nothing changed. */
 bool daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg);
 
-/* Writes findings of the settings to the log. */
-void daemon_log_finding(void *arg, enum settings_severity severity, const char *place,
-    const char *key, const char *text);
+/* The console's SET: changes one key (NULL: not any more) until the next reload, and nothing else;
+ * files are not read anew. Findings and result as above. */
+bool daemon_change(struct daemon *daemon, const char *key, const char *value,
+    settings_report_fn *report, void *arg);
 
 /* For the console. */
 struct loop *daemon_loop(struct daemon *daemon);
+const struct settings *daemon_settings(const struct daemon *daemon); /* main thread only */
 struct pools *daemon_pools(struct daemon *daemon);
+void daemon_stop_listening(struct daemon *daemon, bool is_paused); /* or go on; main thread */
 int daemon_worker_count(const struct daemon *daemon);
 struct crowd *daemon_crowd(struct daemon *daemon, int worker);
 int64_t daemon_started_at_us(const struct daemon *daemon);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/state.h"
 #include "base/stats.h"
+#include "client/secrets.h"
 #include "net/tls.h"
 #include "pool/idle.h"
 #include "pool/pools.h"
@@ -50,8 +51,10 @@ on_tick(void *arg)
     struct worker *worker = arg;
 
     if (atomic_load_explicit(&worker->crowd.crowds->is_draining, memory_order_relaxed)) {
+        loop_suspend(worker->loop, false);
         crowd_drain(&worker->crowd);
     }
+    secrets_tick(&worker->crowd);
     health_tick(&worker->crowd.pool);
 }
 

@@ -53,7 +53,7 @@ parse(const char *conninfo, void (*each)(void *arg, const char *keyword, const c
 static __attribute__((unused)) struct settings *
 load(const char *path, const char *text, char **environment, const char *const *overrides)
 {
-    struct settings_source source = {path, text, environment, overrides, parse};
+    struct settings_source source = {path, text, environment, overrides, parse, NULL};
 
     findings_len = 0;
     findings[0] = '\0';

@@ -1,4 +1,5 @@
 /* conf/settings: keys, files, what is said about their errors, printing. */
+#include "conf/files.h"
 #include "settings_fixture.h"
 
 /* --- Keys --- */
@@ -365,7 +366,7 @@ test_samples(void **state)
     char *path = sample("pgkeel.ini");
     char *text = printed(NULL, PRINT_INI);
     size_t len;
-    char *kept = loader_read_file(path, &len);
+    char *kept = files_read(path, &len);
     assert_non_null(kept);
     assert_string_equal(kept, text);
     free(kept);
