@@ -13,6 +13,14 @@
     {                                                                                              \
         name, OID_INT4                                                                             \
     }
+#define NUMERIC(name)                                                                              \
+    {                                                                                              \
+        name, OID_NUMERIC                                                                          \
+    }
+#define BYTEA(name)                                                                                \
+    {                                                                                              \
+        name, OID_BYTEA                                                                            \
+    }
 #define INT8(name)                                                                                 \
     {                                                                                              \
         name, OID_INT8                                                                             \

@@ -7,7 +7,9 @@
 
 #include "base/mem.h"
 #include "base/state.h"
+#include "client/login.h"
 #include "daemon/daemon.h"
+#include "ops/averages.h"
 #include "ops/commands.h"
 #include "ops/errand.h"
 #include "ops/gather.h"
@@ -28,6 +30,8 @@ void
 console_init(struct daemon *daemon)
 {
     the_daemon = daemon;
+    errands_init(daemon);
+    averages_init(daemon);
 }
 
 static void
@@ -106,16 +110,24 @@ pause_reading(struct client *client)
 
 /* ---- SHOW ---- */
 
+/* The console's client that an errand or a gathering is for, unless it is gone. */
+static struct client *
+find_asker(int home, uint64_t ticket)
+{
+    struct client *client = slots_find(&daemon_crowd(the_daemon, home)->tickets, ticket);
+
+    return client != NULL && client->state == CLIENT_CONSOLE ? client : NULL;
+}
+
 static void
 on_gathered(struct gather *gather)
 {
-    struct crowd *crowd = daemon_crowd(the_daemon, gather->home);
-    struct client *client = slots_find(&crowd->tickets, gather->ticket);
+    struct client *client = find_asker(gather->home, gather->ticket);
     struct buf buf = {0};
 
-    if (client != NULL && client->state == CLIENT_CONSOLE) {
+    if (client != NULL) {
         const struct session *session = client->handler_data;
-        struct show_columns columns = show_columns(gather->show);
+        struct show_columns columns = show_columns(gather->show, session->is_plain);
         if (session->is_simple) {
             message_add_row_description(&buf, columns.columns, columns.count, false);
         }
@@ -129,9 +141,11 @@ on_gathered(struct gather *gather)
 static void
 start_show(struct client *client, const struct show *show, uint64_t formats)
 {
+    const struct session *session = client->handler_data;
     struct gather *gather = mem_new(sizeof(*gather));
 
     gather->show = show;
+    gather->columns = show_columns(show, session->is_plain).count;
     gather->daemon = the_daemon;
     gather->ticket = client->ticket;
     gather->home = client->crowd->pool.index;
@@ -163,16 +177,16 @@ reply_help(struct client *client)
     struct buf text = {0}, buf = {0};
     struct fail notice;
 
-    buf_print(&text, "SHOW HELP");
+    buf_print(&text, "\n\tSHOW HELP");
     for (size_t i = 0; show_name(i) != NULL; i++) {
-        buf_print(&text, "|%s", show_name(i));
+        buf_print(&text, "%s%s", i % 8 == 7 ? "\n\tSHOW " : "|", show_name(i));
+    }
+    for (size_t i = 0; console_command_usage(i) != NULL; i++) {
+        buf_print(&text, "\n\t%s", console_command_usage(i));
     }
     buf_add_u8(&text, 0);
     fail_set(&notice, "00000", "Console usage");
-    fail_detail(&notice,
-        "\n\t%s\n\tRELOAD\n\tRECONNECT [<db>]\n\tSHUTDOWN\n"
-        "\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
-        (const char *)buf_head(&text));
+    fail_detail(&notice, "%s", (const char *)buf_head(&text));
     buf_deinit(&text);
     message_add_notice(&buf, "NOTICE", &notice);
     complete(client, &buf, "SHOW");
@@ -180,23 +194,39 @@ reply_help(struct client *client)
 
 /* ---- what main must do ---- */
 
+static enum errand_wish
+ask_wish(const struct errand *errand)
+{
+    struct client *client = find_asker(errand->home, errand->ticket);
+
+    if (client == NULL) {
+        return ERRAND_FORGOTTEN;
+    }
+    /* An end is an event, but no event tells of a reset while nothing is read. */
+    if (stream_peek(&client->stream) == STREAM_ERROR) {
+        client_close(client, NULL);
+        return ERRAND_FORGOTTEN;
+    }
+    const struct session *session = client->handler_data;
+    return session->is_cancelled ? ERRAND_CANCELLED : ERRAND_WANTED;
+}
+
 static void
 on_errand_done(struct errand *errand)
 {
-    struct crowd *crowd = daemon_crowd(the_daemon, errand->home);
-    struct client *client = slots_find(&crowd->tickets, errand->ticket);
+    struct client *client = find_asker(errand->home, errand->ticket);
+    const struct fail *fail = &errand->fail;
     struct buf buf = {0};
 
-    if (client == NULL || client->state != CLIENT_CONSOLE) {
+    if (client == NULL) {
         errand_free(errand);
         return;
     }
-    if (errand->is_done) {
+    if (fail->sqlstate[0] == '\0') {
         complete(client, &buf, errand->statement.tag);
     } else {
         buf_add_u8(&errand->findings, 0);
-        struct error_fields fields = {"ERROR", "22023",
-            "the settings are wrong; those in force stay",
+        struct error_fields fields = {"ERROR", fail->sqlstate, fail->text,
             (const char *)buf_head(&errand->findings), "", ""};
         reply_fields(client, &fields);
     }
@@ -204,25 +234,46 @@ on_errand_done(struct errand *errand)
     resume(client);
 }
 
+/* Whether the database that a command names is one. */
+static bool
+is_database(
+    const struct client *client, const struct console_statement *statement, struct fail *fail)
+{
+    const char *name = statement->argument;
+
+    if (!statement->concerns_database || name[0] == '\0') {
+        return true;
+    }
+    if (login_is_console(name)) {
+        return fail_set(fail, "0A000", "cannot use %s on the admin db: %s", statement->tag, name);
+    }
+    return settings_find_database(client->crowd->pool.settings, name) != NULL ||
+           fail_set(fail, "3D000", "no such database: %.64s", name);
+}
+
 static void
 send_errand(struct client *client, const struct console_statement *statement)
 {
-    const char *database = statement->argument;
+    struct session *session = client->handler_data;
     struct fail fail;
 
-    if (statement->action == ACTION_RECONNECT && database[0] != '\0' &&
-        settings_find_database(client->crowd->pool.settings, database) == NULL) {
-        fail_set(&fail, "3D000", "database \"%s\" does not exist", database);
+    if (!is_database(client, statement, &fail)) {
         reply_error(client, &fail);
         return;
     }
+    bool is_set = statement->action == ACTION_SET;
+    client_log(LEVEL_INFO, client, "console: %s%s%s %.64s", statement->tag, is_set ? " " : "",
+        statement->key, is_set ? "" : statement->argument);
     struct errand *errand = mem_new(sizeof(*errand));
     errand->statement = *statement;
     errand->daemon = the_daemon;
     errand->ticket = client->ticket;
     errand->home = client->crowd->pool.index;
+    errand->ask = ask_wish;
     errand->done = on_errand_done;
+    session->is_cancelled = false;
     pause_reading(client);
+    stream_want_closed(&client->stream); /* it may wait for long */
     errand_start(errand);
 }
 
@@ -280,7 +331,7 @@ run(struct client *client, const char *sql, uint64_t formats)
     struct buf buf = {0};
     struct fail fail;
 
-    if (!console_statement_parse(sql, client->identity.is_admin, &statement, &fail)) {
+    if (!console_statement_parse(sql, session->is_admin, &statement, &fail)) {
         reply_error(client, &fail);
         return;
     }
@@ -304,13 +355,24 @@ run(struct client *client, const char *sql, uint64_t formats)
     case ACTION_HELP:
         reply_help(client);
         break;
-    case ACTION_RELOAD:
-    case ACTION_RECONNECT:
-        send_errand(client, &statement);
-        break;
     case ACTION_SHUTDOWN:
         shut_down(client, &statement);
         break;
+    case ACTION_RELOAD:
+    case ACTION_RECONNECT:
+    case ACTION_PAUSE:
+    case ACTION_RESUME:
+    case ACTION_SUSPEND:
+    case ACTION_DISABLE:
+    case ACTION_ENABLE:
+    case ACTION_KILL:
+    case ACTION_KILL_CLIENT:
+    case ACTION_WAIT_CLOSE:
+    case ACTION_SET:
+        send_errand(client, &statement);
+        break;
+    case ACTIONS:
+        ensure(!"no action");
     }
 }
 
@@ -335,7 +397,7 @@ take_extended(struct client *client, const struct message *message)
         is_right = session_bind(session, &reader, &buf, &fail);
         break;
     case MSG_DESCRIBE:
-        is_right = session_describe(session, client->identity.is_admin, &reader, &buf, &fail);
+        is_right = session_describe(session, &reader, &buf, &fail);
         break;
     case MSG_CLOSE:
         is_right = session_close_named(session, &reader, &buf, &fail);
@@ -443,6 +505,10 @@ on_event(struct client *client, unsigned what)
         }
         return; /* what can be read comes up again, if the client is still there */
     }
+    if (what & WATCH_CLOSED) {
+        client_close(client, NULL);
+        return;
+    }
     if (!may_go_on(client)) {
         return;
     }
@@ -470,7 +536,11 @@ on_start(struct client *client)
     uint32_t secret = htonl(client->key.secret);
     struct buf buf = {0};
 
-    client->handler_data = mem_new(sizeof(struct session));
+    struct session *session = mem_new(sizeof(*session));
+    session->is_admin = client->identity.is_admin;
+    session->is_plain = strcmp(client->identity.database, "pgbouncer") == 0;
+    client->handler_data = session;
+    client->stream.watch.is_exempt = true; /* RESUME must be heard */
     message_add_auth(&buf, AUTH_OK, NULL, 0);
     for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++) {
         message_add_parameter(&buf, parameters[i][0], parameters[i][1]);
@@ -493,7 +563,9 @@ on_close(struct client *client)
 static void
 on_cancel(struct client *client)
 {
-    client_log(LEVEL_DEBUG, client, "nothing to cancel on the console");
+    struct session *session = client->handler_data;
+
+    session->is_cancelled = session->is_busy;
 }
 
 const struct handler console_handler = {

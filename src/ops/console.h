@@ -12,5 +12,5 @@ struct daemon;
 
 extern const struct handler console_handler;
 
-/* Which daemon the console is about; before the first client. */
+/* Which daemon the console is about; before the first client. Main thread. */
 void console_init(struct daemon *daemon);

@@ -67,7 +67,7 @@ add_waiting(struct gather *gather, const struct client *client)
     gather_text(gather, client->identity.database);
     gather_text(gather, client->identity.peer);
     gather_int8(gather, now_us - client->lease.waiter.since_us);
-    gather_text(gather, outage.is_down ? "down" : "busy");
+    gather_text(gather, outage.is_paused ? "paused" : outage.is_down ? "down" : "busy");
     gather_text(gather, outage.attempts > 0 ? outage.fail.text : NULL);
     gather_int8(gather, since_us > 0 ? now_us - since_us : 0);
     message_end(&gather->rows, row);

@@ -20,27 +20,38 @@ size_t
 gather_row(struct gather *gather)
 {
     gather->column = 0;
-    return message_begin_row(&gather->rows, gather->show->count);
+    return message_begin_row(&gather->rows, gather->columns);
+}
+
+/* Goes on to the next column: whether it is wanted, and whether in binary format. */
+static bool
+next_column(struct gather *gather, bool *is_binary_out)
+{
+    uint16_t column = gather->column++;
+
+    *is_binary_out = gather->formats >> column & 1;
+    return column < gather->columns;
 }
 
 void
 gather_text(struct gather *gather, const char *text)
 {
-    gather->column++; /* text is the same in both formats */
-    message_row_text(&gather->rows, text);
-}
+    bool is_binary; /* text is the same in both formats */
 
-/* Whether the next column is wanted in binary format. */
-static bool
-next_is_binary(struct gather *gather)
-{
-    return gather->formats >> gather->column++ & 1;
+    if (next_column(gather, &is_binary)) {
+        message_row_text(&gather->rows, text);
+    }
 }
 
 void
 gather_int4(struct gather *gather, int64_t value)
 {
-    if (!next_is_binary(gather)) {
+    bool is_binary;
+
+    if (!next_column(gather, &is_binary)) {
+        return;
+    }
+    if (!is_binary) {
         message_row_integer(&gather->rows, value);
         return;
     }
@@ -51,13 +62,45 @@ gather_int4(struct gather *gather, int64_t value)
 void
 gather_int8(struct gather *gather, int64_t value)
 {
-    if (!next_is_binary(gather)) {
+    bool is_binary;
+
+    if (!next_column(gather, &is_binary)) {
+        return;
+    }
+    if (!is_binary) {
         message_row_integer(&gather->rows, value);
         return;
     }
     buf_add_u32(&gather->rows, 8);
     buf_add_u32(&gather->rows, (uint32_t)((uint64_t)value >> 32));
     buf_add_u32(&gather->rows, (uint32_t)value);
+}
+
+/* numeric_send() of PostgreSQL: number of digits to the base of 10000, weight of the first, sign,
+ * decimals, then the digits. */
+void
+gather_numeric(struct gather *gather, int64_t value)
+{
+    uint16_t digits[5], count = 0;
+    bool is_binary;
+
+    if (!next_column(gather, &is_binary)) {
+        return;
+    }
+    if (!is_binary) {
+        message_row_integer(&gather->rows, value);
+        return;
+    }
+    for (; value > 0 && count < 5; value /= 10000) {
+        digits[count++] = (uint16_t)(value % 10000);
+    }
+    buf_add_u32(&gather->rows, 8 + 2 * (uint32_t)count);
+    buf_add_u16(&gather->rows, count);
+    buf_add_u16(&gather->rows, count > 0 ? (uint16_t)(count - 1) : 0);
+    buf_add_u32(&gather->rows, 0);
+    while (count > 0) {
+        buf_add_u16(&gather->rows, digits[--count]);
+    }
 }
 
 void
@@ -221,9 +264,10 @@ travel(struct gather *gather)
     bool is_over =
         gather->show->visit == NULL || gather->next >= daemon_worker_count(gather->daemon);
     int to = is_over ? gather->home : gather->next;
+    struct loop *loop = to == GATHER_MAIN ? daemon_loop(gather->daemon)
+                                          : daemon_crowd(gather->daemon, to)->pool.loop;
 
-    if (!loop_post(
-            daemon_crowd(gather->daemon, to)->pool.loop, is_over ? on_home : on_visit, gather)) {
+    if (!loop_post(loop, is_over ? on_home : on_visit, gather)) {
         gather_free(gather);
     }
 }

@@ -47,8 +47,15 @@ struct show
     const char *name;
     const struct message_column *columns;
     uint16_t count;
+    uint16_t ours; /* of these, at the end: columns that PgBouncer does not have */
+    bool is_for_admins;
     void (*visit)(struct gather *gather, struct crowd *crowd); /* or NULL */
     void (*finish)(struct gather *gather);                     /* or NULL */
+};
+
+enum
+{
+    GATHER_MAIN = -1 /* a home: the main thread */
 };
 
 struct gather
@@ -56,7 +63,8 @@ struct gather
     const struct show *show;
     struct daemon *daemon;
     uint64_t ticket; /* of the console's client at worker `home` */
-    int home, next;
+    int home, next;                      /* workers; home may be GATHER_MAIN */
+    uint16_t columns;                    /* wanted; the others are left out */
     uint64_t formats;                    /* bit i: column i in binary format */
     uint16_t column;                     /* of the row being made */
     struct buf rows;                     /* owns: DataRow messages */
@@ -65,7 +73,7 @@ struct gather
     void (*done)(struct gather *gather); /* at home; owns the gather */
 };
 
-/* Sends it on its way; done() is called in the home worker's thread, or never when the process
+/* Sends it on its way; done() is called in the home's thread, or never when the process
  * ends. */
 void gather_start(struct gather *gather);
 void gather_free(struct gather *gather);
@@ -78,6 +86,7 @@ size_t gather_row(struct gather *gather);
 void gather_text(struct gather *gather, const char *text);
 void gather_int4(struct gather *gather, int64_t value);
 void gather_int8(struct gather *gather, int64_t value);
+void gather_numeric(struct gather *gather, int64_t value); /* not negative */
 void gather_time(struct gather *gather, int64_t at_us); /* loop_clock_us() time, as local time */
 void gather_id(struct gather *gather, char kind, uint64_t id);
 

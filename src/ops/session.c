@@ -147,15 +147,16 @@ add_columns(struct buf *buf, const struct message_column *columns, uint16_t coun
 }
 
 static bool
-describe(const char *sql, bool is_admin, uint64_t formats, struct buf *buf, struct fail *fail)
+describe(const struct session *session, const char *sql, uint64_t formats, struct buf *buf,
+    struct fail *fail)
 {
     struct console_statement statement;
 
-    if (!console_statement_parse(sql, is_admin, &statement, fail)) {
+    if (!console_statement_parse(sql, session->is_admin, &statement, fail)) {
         return false;
     }
     if (statement.action == ACTION_SHOW) {
-        struct show_columns columns = show_columns(statement.show);
+        struct show_columns columns = show_columns(statement.show, session->is_plain);
         add_columns(buf, columns.columns, columns.count, formats);
     } else if (statement.action == ACTION_FAKE) {
         struct message_column column = {statement.fake_name, OID_TEXT};
@@ -167,8 +168,8 @@ describe(const char *sql, bool is_admin, uint64_t formats, struct buf *buf, stru
 }
 
 bool
-session_describe(struct session *session, bool is_admin, struct reader *reader, struct buf *buf,
-    struct fail *fail)
+session_describe(
+    struct session *session, struct reader *reader, struct buf *buf, struct fail *fail)
 {
     uint8_t what = reader_u8(reader);
     const char *name = reader_string(reader);
@@ -183,13 +184,13 @@ session_describe(struct session *session, bool is_admin, struct reader *reader, 
         }
         message_add_no_parameters(buf);
         /* It does not know yet in which formats its portals will be wanted. */
-        return describe(prepared->sql, is_admin, 0, buf, fail);
+        return describe(session, prepared->sql, 0, buf, fail);
     }
     const struct portal *portal = find_portal(session, name);
     if (portal == NULL) {
         return no_such("portal", name, fail);
     }
-    return describe(portal->sql, is_admin, portal->formats, buf, fail);
+    return describe(session, portal->sql, portal->formats, buf, fail);
 }
 
 const struct portal *

@@ -34,6 +34,9 @@ struct session
     bool is_skipping; /* after an error up to Sync */
     bool is_busy;     /* rows are being gathered, or main is at work */
     bool is_simple;   /* the request in progress ends with ReadyForQuery */
+    bool is_cancelled; /* what is in progress is to be given up, if it can be */
+    bool is_admin;
+    bool is_plain; /* columns that PgBouncer has, and no others */
 };
 
 /* Frees what it remembers. */
@@ -47,8 +50,8 @@ must_check bool session_parse(
     struct session *session, struct reader *reader, struct buf *buf, struct fail *fail);
 must_check bool session_bind(
     struct session *session, struct reader *reader, struct buf *buf, struct fail *fail);
-must_check bool session_describe(struct session *session, bool is_admin, struct reader *reader,
-    struct buf *buf, struct fail *fail);
+must_check bool session_describe(
+    struct session *session, struct reader *reader, struct buf *buf, struct fail *fail);
 must_check bool session_close_named(
     struct session *session, struct reader *reader, struct buf *buf, struct fail *fail);
 

@@ -6,13 +6,17 @@
 #include "ops/show.h"
 
 #include "ops/columns.h"
+#include "ops/descriptors.h"
 #include "ops/endpoints.h"
 #include "ops/gather.h"
 #include "ops/sockets.h"
+#include "ops/totals.h"
 
 #include "conf/settings.h"
 #include "conf/users.h"
 #include "daemon/daemon.h"
+#include "pool/halt.h"
+#include "pool/herald.h"
 #include "pool/pools.h"
 
 #include <inttypes.h>
@@ -79,6 +83,7 @@ add_database(struct gather *gather, const char *name, const struct database *dat
 {
     const struct settings *settings = gather_settings(gather);
     const struct tally *tally = gather_tally(gather, name, "");
+    struct halts *halts = pools_halts(daemon_pools(gather->daemon));
     bool is_own = database->max_db_client_connections != NOT_SET;
     size_t row = gather_row(gather);
 
@@ -99,8 +104,8 @@ add_database(struct gather *gather, const char *name, const struct database *dat
     gather_int4(
         gather, is_own ? database->max_db_client_connections : settings->max_db_client_connections);
     gather_int4(gather, tally->n[CL_ACTIVE] + tally->n[CL_WAITING]);
-    gather_int4(gather, 0);
-    gather_int4(gather, 0);
+    gather_int4(gather, halts_pause_concerns(halts, name));
+    gather_int4(gather, halts_is_disabled(halts, name));
     message_end(&gather->rows, row);
 }
 
@@ -176,78 +181,6 @@ finish_users(struct gather *gather)
         if (is_first_of_user(gather, tally)) {
             add_user(gather, tally);
         }
-    }
-}
-
-/* ---- STATS ---- */
-
-static const struct message_column stats_columns[] = {TEXT("database"),
-    INT8("total_server_assignment_count"), INT8("total_xact_count"), INT8("total_query_count"),
-    INT8("total_received"), INT8("total_sent"), INT8("total_xact_time"), INT8("total_query_time"),
-    INT8("total_wait_time"), INT8("total_client_parse_count"), INT8("total_server_parse_count"),
-    INT8("total_bind_count"), INT8("total_client_login_count"), INT8("avg_server_assignment_count"),
-    INT8("avg_xact_count"), INT8("avg_query_count"), INT8("avg_recv"), INT8("avg_sent"),
-    INT8("avg_xact_time"), INT8("avg_query_time"), INT8("avg_wait_time"),
-    INT8("avg_client_parse_count"), INT8("avg_server_parse_count"), INT8("avg_bind_count"),
-    INT8("avg_client_login_count")};
-
-static const struct message_column totals_columns[] = {TEXT("database"),
-    INT8("server_assignment_count"), INT8("xact_count"), INT8("query_count"),
-    INT8("bytes_received"), INT8("bytes_sent"), INT8("xact_time"), INT8("query_time"),
-    INT8("wait_time"), INT8("client_parse_count"), INT8("server_parse_count"), INT8("bind_count"),
-    INT8("client_login_count")};
-
-static const struct message_column averages_columns[] = {TEXT("database"),
-    INT8("server_assignment_count"), INT8("xact_count"), INT8("query_count"),
-    INT8("bytes_received"), INT8("bytes_sent"), INT8("xact_time"), INT8("query_time"),
-    INT8("wait_time"), INT8("avg_client_parse_count"), INT8("avg_server_parse_count"),
-    INT8("avg_bind_count"), INT8("avg_client_login_count")};
-
-static const enum tally_number stats_numbers[] = {ASSIGNMENTS, TRANSACTIONS, QUERIES, RECEIVED,
-    SENT, TRANSACTION_US, QUERY_US, WAIT_US, CLIENT_PARSES, SERVER_PARSES, BINDS, LOGINS};
-
-enum
-{
-    STATS_NUMBERS = sizeof(stats_numbers) / sizeof(stats_numbers[0])
-};
-
-static void
-add_totals(struct gather *gather, const struct tally *tally)
-{
-    for (int i = 0; i < STATS_NUMBERS; i++) {
-        gather_int8(gather, tally->n[stats_numbers[i]]);
-    }
-}
-
-/* Averages since the start: per second, and times per transaction, query and lease. */
-static void
-add_averages(struct gather *gather, const struct tally *tally)
-{
-    int64_t seconds = (loop_clock_us() - daemon_started_at_us(gather->daemon)) / 1000000 + 1;
-
-    for (int i = 0; i < STATS_NUMBERS; i++) {
-        enum tally_number number = stats_numbers[i];
-        int64_t divisor = number == TRANSACTION_US ? tally->n[TRANSACTIONS]
-                          : number == QUERY_US     ? tally->n[QUERIES]
-                          : number == WAIT_US      ? tally->n[ASSIGNMENTS]
-                                                   : seconds;
-        gather_int8(gather, divisor > 0 ? tally->n[number] / divisor : 0);
-    }
-}
-
-static void
-finish_stats(struct gather *gather)
-{
-    for (const struct tally *tally = gather->tallies; tally != NULL; tally = tally->next) {
-        size_t row = gather_row(gather);
-        gather_text(gather, tally->database);
-        if (gather->show->columns != averages_columns) {
-            add_totals(gather, tally);
-        }
-        if (gather->show->columns != totals_columns) {
-            add_averages(gather, tally);
-        }
-        message_end(&gather->rows, row);
     }
 }
 
@@ -352,7 +285,10 @@ finish_config(struct gather *gather)
 static void
 finish_state(struct gather *gather)
 {
-    static const char *const rows[][2] = {{"active", "yes"}, {"paused", "no"}, {"suspended", "no"}};
+    struct halts *halts = pools_halts(daemon_pools(gather->daemon));
+    bool is_paused = halts_pause_concerns(halts, ""), is_suspended = halts_is_suspended(halts);
+    const char *rows[][2] = {{"active", is_paused || is_suspended ? "no" : "yes"},
+        {"paused", is_paused ? "yes" : "no"}, {"suspended", is_suspended ? "yes" : "no"}};
 
     for (int i = 0; i < 3; i++) {
         size_t row = gather_row(gather);
@@ -371,27 +307,75 @@ finish_version(struct gather *gather)
     message_end(&gather->rows, row);
 }
 
+/* ---- what listens for clients ---- */
+
+static const struct message_column listener_columns[] = {TEXT("database"), TEXT("user"),
+    TEXT("state"), INT4("remote_pid"), INT4("channels"), INT4("worker")};
+
+static void
+add_listener(void *arg, const struct herald_view *view)
+{
+    struct gather *gather = arg;
+    size_t row = gather_row(gather);
+
+    gather_text(gather, view->database);
+    gather_text(gather, view->user);
+    gather_text(gather, view->state);
+    gather_int4(gather, view->pid);
+    gather_int4(gather, view->channels);
+    gather_int4(gather, gather->next);
+    message_end(&gather->rows, row);
+}
+
+static void
+visit_listeners(struct gather *gather, struct crowd *crowd)
+{
+    heralds_each(&crowd->pool, add_listener, gather);
+}
+
+/* ---- what PgBouncer has and we do without: no rows ---- */
+
+static const struct message_column peer_columns[] = {
+    INT4("peer_id"), TEXT("host"), INT4("port"), INT4("pool_size")};
+static const struct message_column peer_pool_columns[] = {INT4("peer_id"),
+    INT4("cl_active_cancel_req"), INT4("cl_waiting_cancel_req"), INT4("sv_active_cancel"),
+    INT4("sv_login")};
+static const struct message_column host_columns[] = {
+    TEXT("hostname"), INT8("ttl"), TEXT("addrs")};
+static const struct message_column zone_columns[] = {
+    TEXT("zonename"), INT8("serial"), INT4("count")};
+
 /* ---- the table ---- */
 
 #define COLUMNS(array) array, sizeof(array) / sizeof((array)[0])
 
 static const struct show shows[] = {
-    {"CLIENTS", socket_columns, SOCKET_COLUMNS, sockets_visit_clients, NULL},
-    {"CONFIG", COLUMNS(config_columns), NULL, finish_config},
-    {"DATABASES", COLUMNS(database_columns), gather_databases, finish_databases},
-    {"ENDPOINTS", endpoint_columns, ENDPOINT_COLUMNS, NULL, endpoints_finish},
-    {"LISTS", COLUMNS(list_columns), gather_pools, finish_lists},
-    {"MEM", COLUMNS(memory_columns), gather_pools, finish_memory},
-    {"POOLS", COLUMNS(pool_columns), gather_pools, finish_pools},
-    {"PREPARED", prepared_columns, PREPARED_COLUMNS, NULL, prepared_finish},
-    {"SERVERS", socket_columns, SOCKET_COLUMNS, sockets_visit_servers, NULL},
-    {"STATE", COLUMNS(state_columns), NULL, finish_state},
-    {"STATS", COLUMNS(stats_columns), gather_databases, finish_stats},
-    {"STATS_AVERAGES", COLUMNS(averages_columns), gather_databases, finish_stats},
-    {"STATS_TOTALS", COLUMNS(totals_columns), gather_databases, finish_stats},
-    {"USERS", COLUMNS(user_columns), gather_pools, finish_users},
-    {"VERSION", COLUMNS(version_columns), NULL, finish_version},
-    {"WAITING", waiting_columns, WAITING_COLUMNS, endpoints_visit_waiting, NULL},
+    {"ACTIVE_SOCKETS", buffer_columns, BUFFER_COLUMNS, 3, false, sockets_visit_active, NULL},
+    {"CLIENTS", socket_columns, SOCKET_COLUMNS, 3, false, sockets_visit_clients, NULL},
+    {"CONFIG", COLUMNS(config_columns), 1, false, NULL, finish_config},
+    {"DATABASES", COLUMNS(database_columns), 0, false, gather_databases, finish_databases},
+    {"DNS_HOSTS", COLUMNS(host_columns), 0, false, NULL, NULL},
+    {"DNS_ZONES", COLUMNS(zone_columns), 0, false, NULL, NULL},
+    {"ENDPOINTS", endpoint_columns, ENDPOINT_COLUMNS, 0, false, NULL, endpoints_finish},
+    {"FDS", descriptor_columns, DESCRIPTOR_COLUMNS, 0, true, descriptors_visit, NULL},
+    {"LISTENERS", COLUMNS(listener_columns), 0, false, visit_listeners, NULL},
+    {"LISTS", COLUMNS(list_columns), 0, false, gather_pools, finish_lists},
+    {"MEM", COLUMNS(memory_columns), 0, false, gather_pools, finish_memory},
+    {"PEERS", COLUMNS(peer_columns), 0, false, NULL, NULL},
+    {"PEER_POOLS", COLUMNS(peer_pool_columns), 0, false, NULL, NULL},
+    {"POOLS", COLUMNS(pool_columns), 0, false, gather_pools, finish_pools},
+    {"PREPARED", prepared_columns, PREPARED_COLUMNS, 0, false, NULL, prepared_finish},
+    {"SERVERS", socket_columns, SOCKET_COLUMNS, 3, false, sockets_visit_servers, NULL},
+    {"SOCKETS", buffer_columns, BUFFER_COLUMNS, 3, false, sockets_visit_all, NULL},
+    {"STATE", COLUMNS(state_columns), 0, false, NULL, finish_state},
+    {"STATS", stats_columns, STATS_COLUMNS, 0, false, gather_databases, stats_finish},
+    {"STATS_AVERAGES", averages_columns, TOTALS_COLUMNS, 0, false, gather_databases,
+        averages_finish},
+    {"STATS_TOTALS", totals_columns, TOTALS_COLUMNS, 0, false, gather_databases, totals_finish},
+    {"TOTALS", sum_columns, SUM_COLUMNS, 0, false, gather_databases, sums_finish},
+    {"USERS", COLUMNS(user_columns), 0, false, gather_pools, finish_users},
+    {"VERSION", COLUMNS(version_columns), 0, false, NULL, finish_version},
+    {"WAITING", waiting_columns, WAITING_COLUMNS, 0, false, endpoints_visit_waiting, NULL},
 };
 
 enum
@@ -416,8 +400,16 @@ show_name(size_t i)
     return i < SHOWS ? shows[i].name : NULL;
 }
 
-struct show_columns
-show_columns(const struct show *show)
+bool
+show_is_for_admins(const struct show *show)
 {
-    return (struct show_columns){show->columns, show->count};
+    return show->is_for_admins;
+}
+
+struct show_columns
+show_columns(const struct show *show, bool is_plain)
+{
+    uint16_t count = is_plain ? (uint16_t)(show->count - show->ours) : show->count;
+
+    return (struct show_columns){show->columns, count};
 }

@@ -23,7 +23,10 @@ struct show_columns
 /* The SHOW of that name ("POOLS", any case), or NULL. */
 const struct show *show_find(const char *name);
 
-struct show_columns show_columns(const struct show *show);
+/* is_plain: only those that PgBouncer has; ours are behind them. */
+struct show_columns show_columns(const struct show *show, bool is_plain);
+
+bool show_is_for_admins(const struct show *show);
 
 /* Names of all, for HELP. */
 const char *show_name(size_t i);

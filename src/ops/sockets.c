@@ -6,24 +6,31 @@
 #include "daemon/daemon.h"
 #include "ops/columns.h"
 #include "ops/gather.h"
+#include "pool/idle.h"
 #include "pool/pools.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-const struct message_column socket_columns[SOCKET_COLUMNS] = {TEXT("type"), TEXT("user"),
-    TEXT("database"), TEXT("replication"), TEXT("state"), TEXT("addr"), INT4("port"),
-    TEXT("local_addr"), INT4("local_port"), TEXT("connect_time"), TEXT("request_time"),
-    INT4("wait"), INT4("wait_us"), INT4("close_needed"), TEXT("ptr"), TEXT("link"),
-    INT4("remote_pid"), TEXT("tls"), TEXT("application_name"), INT4("prepared_statements"),
-    INT4("id"), INT4("worker"), TEXT("pinned"), INT4("pinned_s")};
+#define PGBOUNCERS                                                                                 \
+    TEXT("type"), TEXT("user"), TEXT("database"), TEXT("replication"), TEXT("state"),              \
+        TEXT("addr"), INT4("port"), TEXT("local_addr"), INT4("local_port"), TEXT("connect_time"),  \
+        TEXT("request_time"), INT4("wait"), INT4("wait_us"), INT4("close_needed"), TEXT("ptr"),    \
+        TEXT("link"), INT4("remote_pid"), TEXT("tls"), TEXT("application_name"),                   \
+        INT4("prepared_statements"), INT4("id")
+#define OURS INT4("worker"), TEXT("pinned"), INT4("pinned_s")
+
+const struct message_column socket_columns[SOCKET_COLUMNS] = {PGBOUNCERS, OURS};
+const struct message_column buffer_columns[BUFFER_COLUMNS] = {PGBOUNCERS, INT4("recv_pos"),
+    INT4("pkt_pos"), INT4("pkt_remain"), INT4("send_pos"), INT4("send_remain"),
+    INT4("pkt_avail"), INT4("send_avail"), OURS};
 
 /* ---- addresses ---- */
 
 /* "10.0.0.7:5012" or "[::1]:5012" in two columns; on a unix socket, as in PgBouncer, our port. */
-static void
-add_peer(struct gather *gather, const struct client *client)
+void
+sockets_add_peer(struct gather *gather, const struct client *client)
 {
     const char *peer = client->identity.peer;
     const char *colon = strrchr(peer, ':');
@@ -78,6 +85,23 @@ peer_pid(const struct client *client)
     return client->identity.is_unix && colon != NULL ? strtol(colon + 1, NULL, 10) : 0;
 }
 
+/* PgBouncer's positions in its buffers. Ours are empty, but for a tail that is no whole message yet
+ * and for what the kernel did not take; `rest` of a large message passes through without one. */
+static void
+add_buffers(struct gather *gather, const struct stream *stream, uint32_t rest)
+{
+    if (gather->show->columns != buffer_columns) {
+        return;
+    }
+    gather_int4(gather, (int64_t)buf_len(&stream->in));
+    gather_int4(gather, 0);
+    gather_int4(gather, rest);
+    gather_int4(gather, 0);
+    gather_int4(gather, (int64_t)buf_len(&stream->out));
+    gather_int4(gather, (int64_t)buf_len(&stream->in));
+    gather_int4(gather, (int64_t)buf_len(&stream->out));
+}
+
 /* Why a client keeps its backend beyond a transaction, and for how many seconds already. */
 static void
 add_pins(struct gather *gather, const struct client *client)
@@ -106,7 +130,7 @@ add_client(struct gather *gather, const struct client *client)
     gather_text(gather, client->identity.database);
     gather_text(gather, replication_kind(client));
     gather_text(gather, client_state_name(client->state));
-    add_peer(gather, client);
+    sockets_add_peer(gather, client);
     add_local(gather, client->stream.watch.fd, client->crowd->pool.settings->listen_port);
     gather_time(gather, client->connected_us);
     gather_time(gather, client->relay.request_us);
@@ -120,6 +144,7 @@ add_client(struct gather *gather, const struct client *client)
     gather_text(gather, name != NULL ? name : "");
     gather_int4(gather, client->baggage->names.count);
     gather_int4(gather, (int64_t)client->id);
+    add_buffers(gather, &client->stream, client->relay.client_rest);
     gather_int4(gather, client->crowd->pool.index);
     add_pins(gather, client);
     message_end(&gather->rows, row);
@@ -141,8 +166,8 @@ sockets_visit_clients(struct gather *gather, struct crowd *crowd)
 /* ---- servers ---- */
 
 /* The client that holds it, or NULL: leases are embedded in clients. */
-static const struct client *
-holder_of(const struct backend *backend)
+const struct client *
+sockets_holder(const struct backend *backend)
 {
     const char *lease = (const char *)backend->holder;
 
@@ -152,7 +177,7 @@ holder_of(const struct backend *backend)
 static uint64_t
 holder_id(const struct backend *backend)
 {
-    const struct client *client = holder_of(backend);
+    const struct client *client = sockets_holder(backend);
 
     return client != NULL ? client->id : 0;
 }
@@ -177,7 +202,7 @@ add_backend(struct gather *gather, const struct backend *backend)
     gather_time(gather, backend->state_since_us);
     gather_int4(gather, 0);
     gather_int4(gather, 0);
-    gather_int4(gather, backend->duty.is_retired ? 1 : 0);
+    gather_int4(gather, idle_is_unwanted(backend));
     gather_id(gather, 's', backend->id);
     gather_id(gather, 'c', holder_id(backend));
     gather_int4(gather, backend->pid);
@@ -185,9 +210,21 @@ add_backend(struct gather *gather, const struct backend *backend)
     gather_text(gather, name != NULL ? name : "");
     gather_int4(gather, backend->prepared.count);
     gather_int4(gather, (int64_t)backend->id);
+    add_buffers(gather, &backend->stream, backend->skip_len);
     gather_int4(gather, backend->side->worker->index);
-    add_pins(gather, holder_of(backend));
+    add_pins(gather, sockets_holder(backend));
     message_end(&gather->rows, row);
+}
+
+static void
+add_leased(void *arg, struct pool *pool)
+{
+    const struct visit *visit = arg;
+    const struct backend *backend;
+
+    TAILQ_FOREACH(backend, &pool->sides[visit->worker].in[BACKEND_LEASED], link) {
+        add_backend(visit->gather, backend);
+    }
 }
 
 static void
@@ -202,6 +239,30 @@ add_backends(void *arg, struct pool *pool)
             add_backend(visit->gather, backend);
         }
     }
+}
+
+void
+sockets_visit_all(struct gather *gather, struct crowd *crowd)
+{
+    sockets_visit_clients(gather, crowd);
+    sockets_visit_servers(gather, crowd);
+}
+
+/* Clients that hold a backend or wait for one, and the backends that are held. */
+void
+sockets_visit_active(struct gather *gather, struct crowd *crowd)
+{
+    struct visit visit = {gather, crowd->pool.index, false};
+
+    for (int state = 0; state < CLIENT_CLOSING; state++) {
+        struct client *client;
+        TAILQ_FOREACH(client, &crowd->in[state], link) {
+            if (client->lease.state != LEASE_NONE) {
+                add_client(gather, client);
+            }
+        }
+    }
+    pools_each(daemon_pools(gather->daemon), add_leased, &visit);
 }
 
 void

@@ -402,6 +402,8 @@ size_of_type(enum message_oid type)
     case OID_INT8:
         return 8;
     case OID_TEXT:
+    case OID_BYTEA:
+    case OID_NUMERIC:
         break;
     }
     return (uint16_t)-1;

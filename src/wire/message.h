@@ -77,6 +77,8 @@ enum message_oid
     OID_INT8 = 20,
     OID_INT4 = 23,
     OID_TEXT = 25,
+    OID_BYTEA = 17,
+    OID_NUMERIC = 1700,
 };
 
 /* --- Framing --- */

@@ -1,5 +1,6 @@
 """The console: SHOW in every shape a driver asks for it, commands, who may use them, and reloading."""
 import contextlib
+import decimal
 import os
 import re
 import shutil
@@ -20,19 +21,31 @@ SOCKETS = ("type user database replication state addr port local_addr local_port
            " wait_us close_needed ptr link remote_pid tls application_name prepared_statements id")
 COUNTS = ("client_parse_count", "server_parse_count", "bind_count", "client_login_count")
 
+BUFFERS = "recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail"
+EMPTY = {"ACTIVE_SOCKETS", "DNS_HOSTS", "DNS_ZONES", "LISTENERS", "PEERS", "PEER_POOLS"}  # may be without rows
+
 COLUMNS = {
+    "ACTIVE_SOCKETS": f"{SOCKETS} {BUFFERS} worker pinned pinned_s",
     "CLIENTS": f"{SOCKETS} worker pinned pinned_s",
     "CONFIG": "key value default changeable origin",
     "DATABASES": "name host port database force_user pool_size min_pool_size reserve_pool_size server_lifetime"
                  " pool_mode load_balance_hosts max_connections current_connections max_client_connections"
                  " current_client_connections paused disabled",
+    "DNS_HOSTS": "hostname ttl addrs",
+    "DNS_ZONES": "zonename serial count",
+    "FDS": "fd task user database addr port cancel link client_encoding std_strings datestyle timezone password"
+           " scram_client_key scram_server_key",
+    "LISTENERS": "database user state remote_pid channels worker",
     "LISTS": "list items",
     "MEM": "name size used free memtotal",
+    "PEERS": "peer_id host port pool_size",
+    "PEER_POOLS": "peer_id cl_active_cancel_req cl_waiting_cancel_req sv_active_cancel sv_login",
     "POOLS": "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active"
              " sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode"
              " load_balance_hosts",
     "PREPARED": "name users bytes statement",
     "SERVERS": f"{SOCKETS} worker pinned pinned_s",
+    "SOCKETS": f"{SOCKETS} {BUFFERS} worker pinned pinned_s",
     "STATE": "key value",
     "STATS": "database total_server_assignment_count total_xact_count total_query_count total_received total_sent"
              " total_xact_time total_query_time total_wait_time total_client_parse_count total_server_parse_count"
@@ -43,6 +56,7 @@ COLUMNS = {
                       " query_time wait_time " + " ".join(f"avg_{name}" for name in COUNTS),
     "STATS_TOTALS": "database server_assignment_count xact_count query_count bytes_received bytes_sent xact_time"
                     " query_time wait_time " + " ".join(COUNTS),
+    "TOTALS": "name value",
     "USERS": "name pool_size reserve_pool_size pool_mode max_user_connections current_connections"
              " max_user_client_connections current_client_connections",
     "VERSION": "version",
@@ -93,7 +107,7 @@ def test_show_has_exactly_the_columns_of_pgbouncer_and_ours_behind(pooler, conso
         with console.cursor() as cursor:
             cursor.execute(f"SHOW {name}")
             assert [column.name for column in cursor.description] == COLUMNS[name].split()
-            assert cursor.fetchall()
+            assert cursor.fetchall() or name in EMPTY
             cursor.execute(f"  select {name.lower()} ; ")
             assert [column.name for column in cursor.description] == COLUMNS[name].split()
 
@@ -107,12 +121,12 @@ def test_show_answers_prepared_statements_of_psycopg_3(pooler, name, binary):
             cursor = connection.execute(f"SHOW {name}", prepare=True, binary=binary)
             assert [column.name for column in cursor.description] == COLUMNS[name].split()
             rows = cursor.fetchall()
-            assert rows
+            assert rows or name in EMPTY
             for row in rows:
                 for column, value in zip(cursor.description, row):
                     assert not isinstance(value, bytes)
                     if column.name in NUMBERS and value is not None and (name, column.name) != ("USERS", "pool_size"):
-                        assert isinstance(value, int), f"{column.name}: {value!r}"
+                        assert isinstance(value, (int, decimal.Decimal)), f"{column.name}: {value!r}"
                     if column.name == "id":
                         assert 0 < value < 1000
 
@@ -120,7 +134,7 @@ def test_show_answers_prepared_statements_of_psycopg_3(pooler, name, binary):
 def test_binary_and_text_results_say_the_same(pooler):
     with pooler.wire() as wire, psycopg.connect(pooler.url(db="pgkeel"), autocommit=True) as connection:
         wire.query("SELECT 1")
-        for name in ("DATABASES", "LISTS", "CONFIG", "STATS_TOTALS"):
+        for name in ("DATABASES", "LISTS", "CONFIG", "STATS_TOTALS", "TOTALS"):
             text, binary = (connection.execute(f"SHOW {name}", prepare=True, binary=binary).fetchall()
                             for binary in (False, True))
             assert text == binary
@@ -301,14 +315,6 @@ def test_unknown_words_are_refused_with_a_suggestion(pooler, console, sql, hint)
 
 
 @pytest.mark.parametrize("sql", [
-    "PAUSE", "PAUSE app", "RESUME", "SUSPEND", "DISABLE app", "ENABLE app", "KILL app", "KILL_CLIENT 1", "WAIT_CLOSE"])
-def test_commands_to_come_answer_not_supported(console, sql):
-    code, text = refusal(console, sql)
-    assert code == "0A000" and "not supported" in text
-    assert ask(console, "SHOW VERSION")
-
-
-@pytest.mark.parametrize("sql", [
     "'", '"', "\\", "((((", "SELECT", "SHOW", "x" * 60000, "SHOW " + "y" * 60000, "RECONNECT" + " z" * 20000, ";;;",
     "", " ", "--", "/* */", "SHOW POOLS; SHOW CLIENTS", "SHUTDOWN maybe", "%s%n%d", "\u00e4\u00f6", "SHOW \x01\x02"])
 def test_garbage_does_not_end_a_console(pooler, sql):
@@ -337,9 +343,9 @@ def test_broken_messages_end_the_console_alone(pooler):
 def test_stats_user_may_look_but_not_touch(postgres, start_pooler):
     pooler = start_pooler(postgres, admin_users="app", stats_users="bob, ann")
     with contextlib.closing(pooler.connect("ann", "pgkeel", autocommit=True)) as console:
-        for name in COLUMNS:
+        for name in COLUMNS.keys() - {"FDS"}:
             ask(console, f"SHOW {name}")
-        for sql in ("RELOAD", "RECONNECT", "RECONNECT app", "SHUTDOWN", "SHUTDOWN WAIT_FOR_CLIENTS", "PAUSE", "KILL"):
+        for sql in ("RELOAD", "RECONNECT app", "SHUTDOWN WAIT_FOR_CLIENTS", "SHOW FDS"):
             assert refusal(console, sql)[0] == "42501"
     with psycopg.connect(pooler.url("ann", "pgkeel"), autocommit=True) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -679,15 +685,6 @@ def test_every_finding_of_a_reload_is_told_however_many(pooler, console):
     code, text = refusal(console, "RELOAD")
     assert code == "22023"
     assert all(f"no_such_key_{n}:" in text for n in range(60))
-
-
-def test_set_of_a_setting_is_not_claimed_to_be_done(postgres, start_pooler):
-    pooler = start_pooler(postgres, admin_users="app", stats_users="ann")
-    for user, sqlstate in (("app", "0A000"), ("ann", "42501")):
-        with contextlib.closing(pooler.connect(user, "pgkeel", autocommit=True)) as connection:
-            assert refusal(connection, "SET default_pool_size = 3")[0] == sqlstate
-            assert refusal(connection, "set Default_Pool_Size=3;")[0] == sqlstate
-            ask(connection, "SET application_name TO 'me'")
 
 
 def test_reconnect_of_an_unknown_database_is_refused(console):
