@@ -12,6 +12,7 @@
 #include "base/state.h"
 #include "client/follow.h"
 #include "client/loss.h"
+#include "client/tell.h"
 #include "wire/message.h"
 #include "wire/sql.h"
 
@@ -126,7 +127,7 @@ answer_error(struct client *client)
             "current transaction is aborted, commands ignored until end of transaction block");
     }
     aborted->is_told = true;
-    message_add_error(&buf, "ERROR", &fail);
+    tell_error(client, &buf, "ERROR", &fail);
     client_send(client, &buf);
 }
 

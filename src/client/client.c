@@ -16,6 +16,7 @@
 #include "client/login.h"
 #include "client/loss.h"
 #include "client/session.h"
+#include "client/tell.h"
 #include "client/verifiers.h"
 #include "pool/lookup.h"
 #include "pool/pools.h"
@@ -338,6 +339,9 @@ let_go_of_everything(struct client *client, const struct fail *fail)
     if (client->state <= CLIENT_VERIFYING) {
         failures_count(client, fail);
     }
+    if (client->state < CLIENT_CLOSING) {
+        tell_end(fail);
+    }
     if (client->state < CLIENT_CLOSING && client->identity.user != NULL) {
         atomic_fetch_sub(&client->crowd->crowds->clients, 1);
     }
@@ -385,7 +389,6 @@ client_close(struct client *client, const struct fail *fail)
     if (!client->stream.is_away) {
         watch_want(&client->stream.watch, 0);
     }
-    stats_add(METRIC_client_disconnects_total, 1);
     loop_bury(crowd->pool.loop, free_now, client);
 }
 
@@ -437,8 +440,8 @@ client_reject(struct client *client, const struct fail *fail)
         client_close(client, fail); /* no words reach the peer before the handshake is over */
         return;
     }
+    tell_error(client, &buf, "FATAL", fail);
     let_go_of_everything(client, fail);
-    message_add_error(&buf, "FATAL", fail);
     client_send(client, &buf);
     begin_closing(client);
 }

@@ -5,6 +5,7 @@
 #include "client/deliver.h"
 
 #include "base/state.h"
+#include "base/stats.h"
 #include "client/follow.h"
 #include "client/limits.h"
 #include "client/listening.h"
@@ -15,6 +16,7 @@ static void
 count_request(struct client *client)
 {
     struct pool_counts *counts = &client->lease.side->counts;
+    struct pool_times *times = client->lease.side->times;
     int64_t now_us = loop_now_us(client->crowd->pool.loop);
 
     client->relay.was_served = true;
@@ -22,10 +24,14 @@ count_request(struct client *client)
     loss_note_answer(client);
     counts->queries++;
     counts->query_us += (uint64_t)(now_us - client->relay.request_us);
+    histogram_add(&times->query, now_us - client->relay.request_us);
+    stats_add(METRIC_queries_total, 1);
     client->relay.request_us = now_us;
     if (client->lease.backend->replies.status == 'I') {
         counts->transactions++;
         counts->transaction_us += (uint64_t)(now_us - client->relay.transaction_us);
+        histogram_add(&times->transaction, now_us - client->relay.transaction_us);
+        stats_add(METRIC_transactions_total, 1);
         client->relay.transaction_us = now_us;
     }
 }
@@ -98,6 +104,7 @@ forward_to_client(struct client *client, const uint8_t *data, size_t len)
 {
     if (len > 0) {
         client->lease.side->counts.sent += len;
+        stats_add(METRIC_bytes_sent_total, len);
         stream_write(&client->stream, data, len);
     }
 }

@@ -5,6 +5,7 @@
 #include "client/follow.h"
 
 #include "base/state.h"
+#include "base/stats.h"
 #include "client/evidence.h"
 #include "client/provide.h"
 #include "client/unnamed.h"
@@ -90,6 +91,7 @@ explain_refusal(const struct change *change, const struct message *message, stru
     }
     fail_set(&fail, "53200", "too many prepared statements");
     fail_detail(&fail, "prepared_memory is used up, or %d names of this client", NAMES_MAX);
+    stats_sqlstate(fail.sqlstate);
     message_add_error(instead, "ERROR", &fail);
 }
 

@@ -57,6 +57,7 @@ forward_to_backend(struct client *client, const struct intake *intake)
     }
     if (len > 0) {
         client->lease.side->counts.received += len;
+        stats_add(METRIC_bytes_received_total, len);
         stream_write(stream, data, len);
     }
     buf_clear(rewritten);

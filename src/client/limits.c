@@ -13,6 +13,7 @@
 #include "client/aborted.h"
 #include "client/loss.h"
 #include "client/session.h"
+#include "client/tell.h"
 #include "pool/cancel.h"
 #include "wire/message.h"
 
@@ -269,7 +270,7 @@ limits_explain(struct client *client, const struct message *message, struct buf 
         return false;
     }
     set_reason(client, client->relay.expired, &fail);
-    message_add_error(instead, "ERROR", &fail);
+    tell_error(client, instead, "ERROR", &fail);
     client->relay.is_limit_told = true;
     return true;
 }

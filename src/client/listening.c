@@ -148,6 +148,7 @@ listening_tell(struct client *client)
     }
     stream_write(&client->stream, buf_head(&listening->queue), buf_len(&listening->queue));
     client->lease.side->counts.sent += buf_len(&listening->queue);
+    stats_add(METRIC_bytes_sent_total, buf_len(&listening->queue));
     buf_deinit(&listening->queue);
 }
 

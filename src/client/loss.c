@@ -18,6 +18,7 @@
 #include "client/listening.h"
 #include "client/provide.h"
 #include "client/session.h"
+#include "client/tell.h"
 #include "pool/pools.h"
 #include "pool/retry.h"
 
@@ -118,7 +119,7 @@ loss_undo_settings(struct client *client)
 /* ---- answers ---- */
 
 static void
-count_verdict(enum retry_row row, enum retry_deed deed)
+count_verdict(struct client *client, enum retry_row row, enum retry_deed deed)
 {
     static const enum metric moved[RETRY_ROWS] = {[RETRY_ROW_R1] = METRIC_retries_unread_total,
         [RETRY_ROW_R3] = METRIC_retries_unbegun_total,
@@ -128,6 +129,7 @@ count_verdict(enum retry_row row, enum retry_deed deed)
 
     if (deed == DEED_RESEND) {
         stats_add(moved[row], 1);
+        client->lease.side->counts.moved++;
     } else if (deed == DEED_UNKNOWN || deed == DEED_CLOSE_UNKNOWN) {
         stats_add(METRIC_requests_unknown_total, 1);
     } else if (deed != DEED_NOTHING) {
@@ -179,7 +181,7 @@ answer(const struct evidence *evidence, const struct fail *fail, bool is_whole, 
         client->relay.skipping = SKIP_TO_SYNC;
         return;
     }
-    message_add_error(&buf, "ERROR", fail);
+    tell_error(client, &buf, "ERROR", fail);
     if (is_whole) {
         message_add_ready(&buf, status);
     } else {
@@ -196,7 +198,7 @@ loss_say_owed(struct client *client)
 
     if (loss != NULL && loss->owes_error) {
         loss->owes_error = false;
-        message_add_error(&buf, "ERROR", &loss->owed);
+        tell_error(client, &buf, "ERROR", &loss->owed);
         client_send(client, &buf);
     }
 }
@@ -322,7 +324,7 @@ settle_requests(struct evidence *evidence)
     find_moved(evidence);
     for (uint32_t i = 0; i < evidence->held.count; i++) {
         struct retry_verdict verdict = retry_judge(evidence_next(evidence, &at), evidence->level);
-        count_verdict(verdict.row, verdict.deed);
+        count_verdict(evidence->client, verdict.row, verdict.deed);
         if (i >= evidence->moved_from) {
             continue;
         }
@@ -400,7 +402,7 @@ settle_unknown(struct evidence *evidence)
 {
     evidence->common &= ~(unsigned)FACT_TRANSACTION;
     if (evidence->held.is_blind) {
-        count_verdict(RETRY_ROW_R6, DEED_UNKNOWN);
+        count_verdict(evidence->client, RETRY_ROW_R6, DEED_UNKNOWN);
         answer_blind(evidence, DEED_UNKNOWN, 'I');
         return;
     }
@@ -472,7 +474,7 @@ start_over(struct client *client, const struct fail *cause)
 {
     pool_log(LEVEL_INFO, client->lease.side, "request moved to another server connection (R1: %s)",
         cause->text);
-    stats_add(METRIC_retries_unread_total, 1);
+    count_verdict(client, RETRY_ROW_R1, DEED_RESEND);
     lease_discard(&client->lease, cause);
     client_become(client, CLIENT_IDLE);
     client->handler->on_kept(client);

@@ -52,6 +52,16 @@ use_backend(struct client *client)
     limits_begin(client);
 }
 
+static void
+count_wait(struct pool_side *side, int64_t wait_us)
+{
+    struct pool_times *times = side->times;
+
+    side->counts.wait_us += (uint64_t)wait_us;
+    histogram_add(&times->wait, wait_us);
+    times->longest_wait_us = wait_us > times->longest_wait_us ? wait_us : times->longest_wait_us;
+}
+
 /* The backend is there: true when requests may be forwarded now. */
 static bool
 lease_begins(struct client *client)
@@ -83,6 +93,7 @@ relay_obtain_backend(struct client *client)
     case CLIENT_IDLE:
         client->relay.request_us = loop_now_us(client->crowd->pool.loop);
         if (lease_take(&client->lease)) {
+            count_wait(client->lease.side, 0);
             return lease_begins(client);
         }
         client_become(client, CLIENT_WAITING);
@@ -112,8 +123,7 @@ on_granted(struct lease *lease)
     struct client *client = client_of(lease);
 
     ensure(client->state == CLIENT_WAITING);
-    lease->side->counts.wait_us +=
-        (uint64_t)(loop_now_us(client->crowd->pool.loop) - lease->waiter.since_us);
+    count_wait(lease->side, loop_now_us(client->crowd->pool.loop) - lease->waiter.since_us);
     if (lease_begins(client)) {
         stream_want_read(&client->stream, !client->relay.is_leaving);
         relay_handler.on_kept(client);

@@ -149,6 +149,7 @@ on_server_event(void *arg, unsigned what)
     case STREAM_OK:
         follow(replication, data, len);
         client->lease.side->counts.sent += len;
+        stats_add(METRIC_bytes_sent_total, len);
         stream_write(&client->stream, data, len);
         stream_want_read(&replication->server.stream, !stream_is_backed_up(&client->stream));
         break;
@@ -169,6 +170,7 @@ pass_on(struct client *client, const uint8_t *data, size_t len)
     struct replication *replication = client->handler_data;
 
     client->lease.side->counts.received += len;
+    stats_add(METRIC_bytes_received_total, len);
     stream_write(&replication->server.stream, data, len);
     stream_want_read(&client->stream, !stream_is_backed_up(&replication->server.stream));
 }

@@ -7,6 +7,7 @@
 #include "base/stats.h"
 #include "client/aborted.h"
 #include "client/loss.h"
+#include "client/tell.h"
 #include "pool/pools.h"
 #include "wire/message.h"
 
@@ -149,7 +150,7 @@ wait_refuse(struct client *client, const struct fail *fail)
         lease_leave(&client->lease);
     }
     client_become(client, CLIENT_IDLE);
-    message_add_error(&buf, "ERROR", fail);
+    tell_error(client, &buf, "ERROR", fail);
     client_send(client, &buf);
     drop_request(client);
     stream_want_read(&client->stream, true);

@@ -36,6 +36,8 @@ welcome_send(struct client *client, const struct vars *reported, enum client_sta
     message_add_ready(&buf, 'I');
     client_send(client, &buf);
     stats_add(METRIC_client_logins_total, 1);
+    stats_time(TIMING_client_login_seconds,
+        loop_now_us(client->crowd->pool.loop) - client->connected_us);
     client->lease.side->counts.logins++;
     if (client->crowd->pool.settings->log_connections) {
         client_log(LEVEL_INFO, client, "login ok");

@@ -29,6 +29,7 @@ struct dialling
     struct pool_side *side; /* borrows: the ledger counts the dial */
     uint32_t generation;
     uint32_t keys; /* the serial of those it was given; 0: none */
+    int64_t since_us;
 };
 
 /* A reload or RECONNECT came while it was dialled: whatever came of it says nothing about where the
@@ -61,6 +62,10 @@ on_dialled(void *arg, struct pg_conn *conn, const struct fail *reason)
     stats_add(backend != NULL ? METRIC_server_connects_total
                               : METRIC_server_connect_failures_total,
         1);
+    if (backend != NULL) {
+        stats_time(TIMING_server_connect_seconds,
+            loop_now_us(side->worker->loop) - dialling.since_us);
+    }
     if (dialling.generation != atomic_load(&side->pool->generation)) {
         drop_outdated(side, backend);
         return;
@@ -253,6 +258,7 @@ pool_dial(struct pool_side *side)
     dialling->side = side;
     dialling->generation = atomic_load(&side->pool->generation);
     dialling->keys = conninfo.keys.serial;
+    dialling->since_us = loop_now_us(side->worker->loop);
     start(side, &conninfo, &(struct dial_result){on_dialled, free, dialling});
 }
 

@@ -106,7 +106,6 @@ bury_checked(struct backend *backend, const struct fail *fail, bool is_silent)
     struct pool_side *side = backend->side;
 
     stats_add(METRIC_server_check_failures_total, 1);
-    stats_add(METRIC_server_dead_total, 1);
     pool_log(LEVEL_WARN, side, "dead connection removed from pool (%s)", fail->text);
     stop_expecting(backend);
     health_note_death(backend, fail);
@@ -258,6 +257,10 @@ health_note_death(const struct backend *backend, const struct fail *fail)
 {
     bool is_crash = backend->last_fail == NULL && strcmp(fail->sqlstate, "08006") == 0;
 
+    if (!backend->duty.is_retired) {
+        stats_add(METRIC_server_dead_total, 1);
+        backend->side->counts.lost++;
+    }
     suspect_endpoint(backend->side, fail->text, is_crash);
 }
 
@@ -330,7 +333,6 @@ give_up(struct backend *backend, int64_t after_us)
 
     health->death = mem_new(sizeof(*health->death));
     fail_set(health->death, "08006", "no acknowledgement for %gs", (double)after_us / 1e6);
-    stats_add(METRIC_server_dead_total, 1);
     backend->stream.error = ETIMEDOUT;
     shutdown(backend->stream.watch.fd, SHUT_RDWR);
     stream_want_read(&backend->stream, true);

@@ -127,7 +127,6 @@ log_dead(struct backend *backend)
     struct fail fail;
 
     backend_loss(backend, &fail);
-    stats_add(METRIC_server_dead_total, 1);
     pool_log(LEVEL_WARN, backend->side, "dead connection removed from pool (%s)", fail.text);
     health_note_death(backend, &fail);
 }

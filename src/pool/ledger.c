@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "base/state.h"
+#include "base/stats.h"
 #include "net/loop.h"
 #include "pool/endpoint.h"
 
@@ -45,6 +46,7 @@ lock(struct ledger *ledger)
     if (pthread_mutex_trylock(&ledger->mutex) != 0) {
         pthread_mutex_lock(&ledger->mutex);
         ledger->contended++;
+        stats_add(METRIC_ledger_contended_total, 1);
     }
 }
 

@@ -452,6 +452,7 @@ lease_init(struct lease *lease, struct pool_side *side, const struct lease_ops *
     lease->side = side;
     lease->ops = ops;
     lease->waiter.ticket = slots_add(&side->worker->leases, lease);
+    side->clients++;
 }
 
 void
@@ -459,6 +460,7 @@ lease_deinit(struct lease *lease)
 {
     ensure(lease->state == LEASE_NONE);
     slots_remove(&lease->side->worker->leases, lease->waiter.ticket);
+    lease->side->clients--;
 }
 
 bool

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "base/histogram.h"
 #include "base/log.h"
 #include "base/slots.h"
 #include "conf/settings.h"
@@ -44,6 +45,17 @@ struct pool_counts
     uint64_t assignments, transactions, queries, received, sent;
     uint64_t transaction_us, query_us, wait_us, logins;
     uint64_t client_parses, server_parses, binds;
+    uint64_t errors; /* of ours that clients were sent because there was no server connection */
+    uint64_t moved;  /* requests sent to another backend after the loss of theirs */
+    uint64_t lost;   /* backends that died */
+};
+
+/* How long things took; of one side, by its worker only. */
+struct pool_times
+{
+    struct histogram wait; /* of every lease; most did not wait at all */
+    struct histogram query, transaction;
+    int64_t longest_wait_us; /* since ops/survey looked last */
 };
 
 /* What a snapshot of the settings says for a pool. */
@@ -60,10 +72,12 @@ struct pool_policy
 struct pool_side
 {
     struct pool *pool;          /* borrows */
-    struct pool_worker *worker; /* borrows; NULL while this worker has never met the pool */
+    struct pool_worker *worker; /* borrows */
     struct backend_list in[BACKEND_STATES];
     unsigned count[BACKEND_STATES];
+    unsigned clients; /* logged in and not gone */
     struct pool_counts counts;
+    struct pool_times *times; /* owns; NULL until this worker's first client of the pool */
     struct pool_policy policy;
     _Atomic int64_t oldest_lease_us; /* shared: when it began; said while others wait */
 };

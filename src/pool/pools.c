@@ -121,6 +121,9 @@ pool_free(struct pool *pool)
     vars_deinit(&pool->shared.welcome);
     explicit_bzero(&pool->shared.keys, sizeof(pool->shared.keys));
     free(pool->shared.identity);
+    for (int i = 0; i < pool->pools->count; i++) {
+        free(pool->sides[i].times);
+    }
     free(pool->database);
     free(pool);
 }
@@ -247,9 +250,11 @@ pools_join(struct pool_worker *worker, const char *database, const char *user)
         pool = add_pool_locked(pools, (char *)buf_head(&key), buf_len(&key), worker->settings);
     }
     pool->holders++;
+    struct pool_side *side = &pool->sides[worker->index];
+    side->times = side->times != NULL ? side->times : mem_new(sizeof(*side->times));
     pthread_mutex_unlock(&pools->shared.mutex);
     buf_deinit(&key);
-    return &pool->sides[worker->index];
+    return side;
 }
 
 void

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -13,12 +14,67 @@ static void
 test_rows(void **state)
 {
     (void)state;
-    assert_string_equal(stats_name(METRIC_client_logins_total), "client_logins_total");
+    assert_string_equal(stats_row(METRIC_client_logins_total)->name, "client_logins_total");
+    assert_string_equal(stats_row(METRIC_retries_reads_total)->label, "row=\"reads\"");
+    assert_string_equal(
+        stats_timing_row(TIMING_client_login_seconds)->name, "client_login_seconds");
     for (enum metric metric = 0; metric < METRICS; metric++) {
-        assert_true(strlen(stats_name(metric)) > 0);
-        assert_int_equal(stats_help(metric)[strlen(stats_help(metric)) - 1], '.');
-        assert_true(stats_kind(metric) == METRIC_COUNTER || stats_kind(metric) == METRIC_GAUGE);
+        const struct metric_row *row = stats_row(metric);
+        const struct metric_row *before = metric > 0 ? stats_row(metric - 1) : NULL;
+        bool is_first = before == NULL || strcmp(before->name, row->name) != 0;
+        assert_true(strlen(row->name) > 0);
+        assert_int_equal(strlen(row->help) > 0, is_first);
+        assert_true(!is_first || row->help[strlen(row->help) - 1] == '.');
+        assert_true(is_first || row->label != NULL);
+        assert_true(row->kind == METRIC_COUNTER || row->kind == METRIC_GAUGE);
     }
+}
+
+static void
+test_times_of_threads_add_up(void **state)
+{
+    struct histogram histogram;
+    uint64_t sum_us;
+
+    (void)state;
+    stats_time(TIMING_client_login_seconds, 1000);
+    stats_thread_init();
+    stats_time(TIMING_client_login_seconds, 3000);
+    stats_time(TIMING_client_login_seconds, -5);
+    stats_thread_deinit();
+    stats_timed(TIMING_client_login_seconds, &histogram, &sum_us);
+    assert_int_equal(sum_us, 4000);
+    assert_int_equal(histogram_total(&histogram), 3);
+    assert_int_equal(histogram_up_to(&histogram, 10), 2);
+    stats_timed(TIMING_server_connect_seconds, &histogram, &sum_us);
+    assert_int_equal(histogram_total(&histogram), 0);
+}
+
+/* However many kinds of errors there are, the number of counters stays bounded. */
+static void
+test_sqlstates(void **state)
+{
+    char name[8], found[6];
+    uint64_t count;
+    unsigned n = 0;
+
+    (void)state;
+    assert_false(stats_next_sqlstate(0, found, &count));
+    stats_sqlstate("53300");
+    stats_sqlstate("53300");
+    assert_true(stats_next_sqlstate(0, found, &count));
+    assert_string_equal(found, "53300");
+    assert_int_equal(count, 2);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "X%04d", i);
+        stats_sqlstate(name);
+    }
+    while (stats_next_sqlstate(n, found, &count)) {
+        n++;
+    }
+    assert_int_equal(n, SQLSTATES_MAX + 1);
+    assert_string_equal(found, "other");
+    assert_int_equal(count, 1000 - (SQLSTATES_MAX - 1));
 }
 
 static void
@@ -80,6 +136,8 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_times_of_threads_add_up),
+        cmocka_unit_test(test_sqlstates),
         cmocka_unit_test(test_shared_and_own_block),
         cmocka_unit_test(test_threads_add_up),
     };
