@@ -61,6 +61,7 @@ $(BIN): $(call object,$(SOURCES))
 $(B)/%.o: %.c Makefile build/flags.mk
 	@mkdir -p $(@D)
 	$(call say,cc   $<)$(COMPILE) -MMD -MP -c -o $@ $<
+$(B)/src/ops/page.o: src/ops/page.html
 
 define archive_rule
 $(B)/lib$(1).a: $(call object,$(wildcard src/$(1)/*.c))
@@ -140,8 +141,7 @@ install: $(BIN)
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/pgkeel.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/pgkeel.service
 	for f in $(wildcard etc/*.ini); do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/pgkeel/; done
 
-clean:
-	rm -rf build
+clean: ; rm -rf build
 help:
 	@echo "make [all] | run | test | check | test-integration [T=file] [PYTEST_ARGS=...] | test-asan | test-tsan"
 	@echo "     outage [OUTAGE_ARGS=...] | fuzz [FUZZ_SECONDS=60] | lint | format | analyze | install [PREFIX=...] [DESTDIR=...] | clean"

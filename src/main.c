@@ -11,6 +11,7 @@
 #include "daemon/process.h"
 #include "net/tls.h"
 #include "ops/console.h"
+#include "ops/http.h"
 #include "pool/dial.h"
 
 #include <getopt.h>
@@ -172,9 +173,16 @@ serve(struct settings *settings, const struct command *command)
         return EXIT_FAILURE;
     }
     console_init(daemon);
-    daemon_run(daemon);
+    struct http *http;
+    bool is_open = http_start(daemon, settings, &http, &fail);
+    if (is_open) {
+        daemon_run(daemon);
+        http_stop(&http);
+    } else {
+        log_error("%s", fail.text);
+    }
     daemon_free(&daemon);
-    return EXIT_SUCCESS;
+    return is_open ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 static int

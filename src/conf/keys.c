@@ -289,6 +289,13 @@ print_size(char *to, size_t size, int64_t bytes)
                       : "");
 }
 
+/* Its value is shown to nobody. */
+static bool
+key_is_secret(const struct key *key)
+{
+    return strcmp(key->name, "http_token") == 0;
+}
+
 void
 key_print(const struct key *key, const struct settings *settings, char *to, size_t size)
 {
@@ -313,9 +320,11 @@ key_print(const struct key *key, const struct settings *settings, char *to, size
     case KIND_DECIMAL:
         snprintf(to, size, "%.12g", *(const double *)member);
         return;
-    case KIND_STRING:
-        text_copy(to, size, *(const char *const *)member);
+    case KIND_STRING: {
+        const char *text = *(const char *const *)member;
+        text_copy(to, size, key_is_secret(key) && text[0] != '\0' ? "***" : text);
         return;
+    }
     case KIND_POOL_MODE:
     case KIND_AUTH_TYPE:
     case KIND_LOG_FORMAT:

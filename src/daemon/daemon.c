@@ -55,7 +55,7 @@ struct daemon
     int worker_count;
     int workers_closed;
     struct listener *listeners; /* owns */
-    enum phase phase;
+    _Atomic(enum phase) phase; /* main writes it */
     struct deadline drain_delay, shutdown_timeout;
     int64_t started_at_us;
     sigset_t signals; /* the mask we were started with */
@@ -596,4 +596,10 @@ int64_t
 daemon_started_at_us(const struct daemon *daemon)
 {
     return daemon->started_at_us;
+}
+
+bool
+daemon_is_serving(const struct daemon *daemon)
+{
+    return atomic_load(&daemon->phase) == PHASE_SERVING;
 }

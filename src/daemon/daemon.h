@@ -63,4 +63,7 @@ int daemon_worker_count(const struct daemon *daemon);
 struct crowd *daemon_crowd(struct daemon *daemon, int worker);
 int64_t daemon_started_at_us(const struct daemon *daemon);
 
+/* Whether new clients are taken: false from the beginning of the end. Any thread. */
+bool daemon_is_serving(const struct daemon *daemon);
+
 #define PGKEEL_VERSION "0.1.0"

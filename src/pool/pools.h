@@ -48,6 +48,7 @@ struct pool
     _Atomic int live; /* backends that can serve: logged in and not closing */
     _Atomic int pinned; /* backends that clients keep beyond a transaction */
     struct pool_health health;   /* shared: atomics */
+    _Atomic int64_t inquired_us; /* when ops/http was last asked about it in vain */
     unsigned holders;        /* the registry's mutex */
     int64_t unused_since_us; /* the registry's mutex */
     uint64_t woken_serial;   /* the registry's mutex: of the last pools_wake() that asked it */

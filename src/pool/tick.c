@@ -97,15 +97,24 @@ ask_ages(struct pool *pool, const struct ledger_view *view, int64_t now_us)
     }
 }
 
+enum
+{
+    INQUIRY_US = 60000000 /* one that is asked about has a backend for so long */
+};
+
 /* How many backends a pool without waiters wants: while its endpoint fails and clients are there,
- * one, so that the end of an outage is noticed. */
+ * one, so that the end of an outage is noticed; the same when health is asked for from outside. */
 static int
-warm_size(struct pool *pool, const struct settings *settings)
+warm_size(struct pool *pool, const struct settings *settings, int64_t now_us)
 {
     int min_size = (int)settings_min_pool_size(settings, pool->database);
     struct endpoint_view view = endpoint_look(pool->shared.endpoint);
 
-    return min_size == 0 && pool->holders > 0 && endpoint_is_failing(&view) ? 1 : min_size;
+    int64_t inquired_us = atomic_load_explicit(&pool->inquired_us, memory_order_relaxed);
+    bool is_inquired = inquired_us > 0 && now_us - inquired_us < INQUIRY_US;
+    bool is_missed = pool->holders > 0 && endpoint_is_failing(&view);
+
+    return min_size == 0 && (is_missed || is_inquired) ? 1 : min_size;
 }
 
 bool
@@ -119,6 +128,6 @@ tick_pool(struct pool *pool, const struct ledger_view *view, const struct settin
         outage_noticed(pool);
     }
     return (view->waiting > view->arriving && ledger_want_dial(&pool->ledger) == LEDGER_DIAL) ||
-           ledger_want_spare(&pool->ledger, warm_size(pool, settings),
+           ledger_want_spare(&pool->ledger, warm_size(pool, settings, now_us),
                settings->reserve_pool_timeout, now_us) == LEDGER_DIAL;
 }
