@@ -166,23 +166,24 @@ static int
 serve(struct settings *settings, const struct command *command)
 {
     struct fail fail;
-    struct daemon *daemon = daemon_new(settings, &command->daemon, &fail);
+    struct http *http;
 
-    if (daemon == NULL) {
+    if (!http_new(settings, &http, &fail)) {
         log_error("%s", fail.text);
         return EXIT_FAILURE;
     }
-    console_init(daemon);
-    struct http *http;
-    bool is_open = http_start(daemon, settings, &http, &fail);
-    if (is_open) {
-        daemon_run(daemon);
-        http_stop(&http);
-    } else {
+    struct daemon *daemon = daemon_new(settings, &command->daemon, &fail);
+    if (daemon == NULL) {
         log_error("%s", fail.text);
+        http_free(&http);
+        return EXIT_FAILURE;
     }
+    console_init(daemon);
+    http_start(http, daemon);
+    daemon_run(daemon);
+    http_free(&http);
     daemon_free(&daemon);
-    return is_open ? EXIT_SUCCESS : EXIT_FAILURE;
+    return EXIT_SUCCESS;
 }
 
 static int

@@ -437,6 +437,9 @@ carry_out(struct evidence *evidence, struct retry_verdict verdict)
 {
     struct client *client = evidence->client;
 
+    if (verdict.deed == DEED_FAIL || verdict.deed == DEED_CLOSE_UNKNOWN) {
+        count_verdict(client, verdict.row, verdict.deed);
+    }
     switch (verdict.deed) {
     case DEED_CLOSE:
     case DEED_CLOSE_UNKNOWN:

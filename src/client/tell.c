@@ -47,7 +47,9 @@ void
 tell_error(struct client *client, struct buf *buf, const char *severity, const struct fail *fail)
 {
     stats_sqlstate(fail->sqlstate);
-    if (client->lease.side != NULL && meanings[meaning_of(fail)].is_for_want) {
+    /* What PostgreSQL itself answered to our login stands between a client and its pool, too. */
+    bool is_for_want = meanings[meaning_of(fail)].is_for_want || fail->is_verbatim;
+    if (client->lease.side != NULL && is_for_want) {
         client->lease.side->counts.errors++;
     }
     message_add_error(buf, severity, fail);

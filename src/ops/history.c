@@ -103,8 +103,10 @@ fill(struct history_pool *pool, const struct survey_pool *now, int64_t now_us)
     slot->queries = medium((int64_t)(now->counts.queries - pool->base.counts.queries));
     slot->errors = small((int64_t)(now->counts.errors - pool->base.counts.errors));
     slot->lost = small((int64_t)(now->counts.lost - pool->base.counts.lost));
-    slot->busy = small(now->busy) > slot->busy ? small(now->busy) : slot->busy;
-    slot->idle = small(now->idle);
+    if (small(now->busy) >= slot->busy) { /* both at the same moment: they add up */
+        slot->busy = small(now->busy);
+        slot->idle = small(now->idle);
+    }
     slot->waiting = medium(now->waiting) > slot->waiting ? medium(now->waiting) : slot->waiting;
     slot->longest_wait_us =
         medium(waited_us) > slot->longest_wait_us ? medium(waited_us) : slot->longest_wait_us;

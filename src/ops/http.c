@@ -287,20 +287,30 @@ open_listeners(struct http *http, const struct settings *settings, struct fail *
         const char *name = listen_name(at);
         bool is_local = strncmp(name, "127.", 4) == 0 || strncmp(name, "[::1]", 5) == 0;
         http->desk.is_local = http->desk.is_local && is_local;
-        log_info("metrics and status on http://%s/", name);
-    }
-    if (!http->desk.is_local && http->token[0] == '\0') {
-        log_warn("http_listen is open to the network, and there is no http_token: everybody who "
-                 "can connect sees databases, users and addresses");
     }
     return true;
 }
 
 static void
-http_free(struct http *http)
+on_stop(void *arg)
 {
+    loop_stop(arg);
+}
+
+void
+http_free(struct http **pointer)
+{
+    struct http *http = *pointer;
     struct visitor *visitor;
 
+    *pointer = NULL;
+    if (http == NULL) {
+        return;
+    }
+    if (http->desk.daemon != NULL) {
+        ensure(loop_post(http->loop, on_stop, http->loop));
+        pthread_join(http->thread, NULL);
+    }
     while ((visitor = TAILQ_FIRST(&http->visitors)) != NULL) {
         dismiss(visitor);
     }
@@ -325,8 +335,7 @@ http_main(void *arg)
 }
 
 bool
-http_start(struct daemon *daemon, const struct settings *settings, struct http **http_out,
-    struct fail *fail)
+http_new(const struct settings *settings, struct http **http_out, struct fail *fail)
 {
     *http_out = NULL;
     if (settings->http_listen[0] == '\0') {
@@ -335,33 +344,29 @@ http_start(struct daemon *daemon, const struct settings *settings, struct http *
     struct http *http = mem_new(sizeof(*http));
     TAILQ_INIT(&http->visitors);
     http->loop = loop_new(LOOP_INDEX, SCRATCH_SIZE);
-    http->desk.daemon = daemon;
     http->desk.token = http->token;
     http->ticks = TICKS_PER_SURVEY;
     if (!read_token(settings, http->token, fail) || !open_listeners(http, settings, fail)) {
-        http_free(http);
+        http_free(&http);
         return false;
     }
-    ensure(pthread_create(&http->thread, NULL, http_main, http) == 0);
     *http_out = http;
     return true;
 }
 
-static void
-on_stop(void *arg)
-{
-    loop_stop(arg);
-}
-
 void
-http_stop(struct http **pointer)
+http_start(struct http *http, struct daemon *daemon)
 {
-    struct http *http = *pointer;
-
-    *pointer = NULL;
-    if (http != NULL) {
-        ensure(loop_post(http->loop, on_stop, http->loop));
-        pthread_join(http->thread, NULL);
-        http_free(http);
+    if (http == NULL) {
+        return;
     }
+    for (struct listener *at = http->listeners; at != NULL; at = listen_next(at)) {
+        log_info("metrics and status on http://%s/", listen_name(at));
+    }
+    if (!http->desk.is_local && http->token[0] == '\0') {
+        log_warn("http_listen is open to the network, and there is no http_token: everybody who "
+                 "can connect sees databases, users and addresses");
+    }
+    http->desk.daemon = daemon;
+    ensure(pthread_create(&http->thread, NULL, http_main, http) == 0);
 }

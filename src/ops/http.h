@@ -11,11 +11,13 @@ struct daemon;
 struct http;
 struct settings;
 
-/* Listens and starts its thread; *http_out is NULL when http_listen is empty. False with the
- * reason. Main thread; before daemon_run(). */
-must_check bool http_start(
-    struct daemon *daemon, const struct settings *settings, struct http **http_out,
-    struct fail *fail);
+/* Opens its port; *http_out is NULL when http_listen is empty. False with the reason. Before
+ * daemon_new(): whoever finds the daemon's port open finds this one, too. */
+must_check bool http_new(
+    const struct settings *settings, struct http **http_out, struct fail *fail);
 
-/* Ends it; after daemon_run(). Nothing to do for NULL. */
-void http_stop(struct http **http);
+/* Starts its thread; before daemon_run(). Nothing to do for NULL, as below. */
+void http_start(struct http *http, struct daemon *daemon);
+
+/* Ends the thread, if there is one, and frees everything; after daemon_run(). */
+void http_free(struct http **http);

@@ -162,6 +162,8 @@ finish_pool(void *arg, struct pool *pool)
     record->limit = view.limit;
     record->total = view.total;
     record->idle = view.idle;
+    /* Counted a moment earlier, while it moved on. */
+    record->busy = record->busy < view.total - view.idle ? record->busy : view.total - view.idle;
     record->arriving = view.arriving;
     record->waiting = view.waiting;
     record->waits_since_us = view.waiting > 0 ? view.oldest_since_us : 0;
