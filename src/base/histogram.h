@@ -1,8 +1,8 @@
 /*
  * How long something took, counted in slots that grow with the time: four to each doubling, so a
  * slot is never wider than a quarter of what it counts, from 1 us to 38 hours. Counting costs a few
- * instructions: no lock, no allocation, no clock. A histogram belongs to one thread; copies are added
- * up elsewhere.
+ * instructions: no lock, no allocation, no clock. A histogram belongs to one thread; copies are
+ * added up elsewhere.
  */
 #pragma once
 

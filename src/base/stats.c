@@ -46,7 +46,7 @@ static const struct metric_row timing_rows[TIMINGS] = {
 static struct block blocks[BLOCKS]; /* shared; one per thread */
 static struct block common;         /* shared; of threads without a block */
 
-/* SQLSTATEs in the order in which they came, and one for all that found no room; shared, atomics. */
+/* SQLSTATEs in the order in which they came, and one for all without room; shared, atomics. */
 static struct
 {
     _Atomic uint64_t name; /* five characters; 0: free */

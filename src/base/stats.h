@@ -25,7 +25,7 @@ enum metric
     METRICS /* how many there are */
 };
 
-/* What is timed for the whole process; what is timed for each pool is in its sides (pool/pool.h). */
+/* What is timed for the whole process; what is timed for each pool is in pool/pool.h. */
 enum timing
 {
 #define METRIC(name, kind, help)

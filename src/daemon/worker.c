@@ -70,7 +70,10 @@ static void *
 worker_main(void *arg)
 {
     struct worker *worker = arg;
+    char name[16];
 
+    snprintf(name, sizeof(name), "worker %d", worker->crowd.pool.index);
+    pthread_setname_np(pthread_self(), name);
     stats_thread_init();
     loop_run(worker->loop);
     pools_leave(&worker->crowd.pool);

@@ -3,10 +3,10 @@
  * for news. One request, one answer, then the connection ends:
  *
  *    READING ── a whole head, or a bad one ─► ANSWERING ── all is sent ─► LEAVING ─► closed
- *        └───────────────── too slow, or the peer is gone ──────────────────────────────┘
+ *        └──────────────── too slow, or the peer is gone ──────────────────────────────┘
  *
- * What anybody can hold of us is bounded: VISITORS_MAX connections, each for VISIT_US, each with the
- * head of a request and one answer. Beyond that the oldest has to go.
+ * What anybody can hold of us is bounded: VISITORS_MAX connections, each for some seconds, each
+ * with the head of a request and one answer. Beyond that the oldest has to go.
  */
 #include "ops/http.h"
 
@@ -27,7 +27,8 @@
 enum
 {
     VISITORS_MAX = 64,
-    VISIT_US = 15000000,
+    READING_US = 5000000, /* for a whole head, however slowly it comes */
+    ANSWERING_US = 15000000,
     SCRATCH_SIZE = 16384,
     TOKEN_MAX = 256,
     TICKS_PER_SURVEY = 5,
@@ -132,6 +133,7 @@ answer(struct visitor *visitor, const struct request *request)
         buf_add(&head, buf_head(&answer.body), buf_len(&answer.body));
     }
     visitor->state = VISITOR_ANSWERING;
+    deadline_start(&visitor->deadline, visitor->http->loop, ANSWERING_US, on_overdue);
     stream_write(&visitor->stream, buf_head(&head), buf_len(&head));
     buf_deinit(&head);
     buf_deinit(&answer.body);
@@ -192,7 +194,7 @@ on_accepted(void *arg, const struct accepted *accepted)
     watch_attach(&visitor->stream.watch, http->loop);
     TAILQ_INSERT_TAIL(&http->visitors, visitor, link);
     http->visitor_count++;
-    deadline_start(&visitor->deadline, http->loop, VISIT_US, on_overdue);
+    deadline_start(&visitor->deadline, http->loop, READING_US, on_overdue);
     stream_want_read(&visitor->stream, true);
 }
 
@@ -326,6 +328,7 @@ http_main(void *arg)
 {
     struct http *http = arg;
 
+    pthread_setname_np(pthread_self(), "http");
     stats_thread_init();
     listen_start(http->listeners, http->loop, on_accepted, http);
     loop_on_tick(http->loop, on_tick, http);

@@ -1,7 +1,7 @@
 /*
- * The HTTP listener: metrics, health and the status page (ops/routes). It has a thread and a loop of
- * its own, so that whoever asks too much, too slowly or nonsense keeps nobody waiting but himself;
- * what it tells comes from surveys that it sends to the workers twice a second.
+ * The HTTP listener: metrics, health and the status page (ops/routes). It has a thread and a loop
+ * of its own, so that whoever asks too much, too slowly or nonsense keeps nobody waiting but
+ * himself; what it tells comes from surveys that it sends to the workers twice a second.
  */
 #pragma once
 

@@ -290,7 +290,8 @@ number_of(const struct survey_pool *pool, const struct pool_metric *metric, int6
 
 /* Adds what one metric says of a pool to the pool that stands for many. */
 static void
-add_number(struct survey_pool *rest, const struct survey_pool *pool, const struct pool_metric *metric)
+add_number(
+    struct survey_pool *rest, const struct survey_pool *pool, const struct pool_metric *metric)
 {
     char *to = (char *)rest + metric->offset;
     const char *from = (const char *)pool + metric->offset;

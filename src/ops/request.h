@@ -1,6 +1,6 @@
 /*
- * The head of an HTTP request, read from bytes that anybody may have sent. Only what the listener of
- * ops/http needs: method, path, query, and three headers. No I/O, no memory of its own.
+ * The head of an HTTP request, read from bytes that anybody may have sent. Only what the listener
+ * of ops/http needs: method, path, query, and two headers. No I/O, no memory of its own.
  */
 #pragma once
 

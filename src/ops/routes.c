@@ -1,4 +1,4 @@
-/* Paths. Called by ops/http; calls ops/metrics, ops/status, and asks daemon and pools for health. */
+/* Paths. Called by ops/http; calls ops/metrics and ops/status, asks daemon and pools for health. */
 #include "ops/routes.h"
 
 #include "conf/settings.h"

@@ -12,10 +12,10 @@ import time
 import psycopg2
 import pytest
 
-from harness import Wire, free_port, password_of, wait_until
+from harness import free_port, wait_until
 from harness import wire as w
 from harness.relay import Relay, fatal
-from harness.web import Web, quoted
+from harness.web import Web
 
 PROMTOOL = shutil.which("promtool")
 
@@ -487,15 +487,13 @@ def test_names_cannot_break_out_of_labels_or_json(stage):
 
 def test_number_of_labelled_pools_is_bounded_and_nothing_is_left_out(stage):
     """The first hundred have labels, the rest is counted together."""
-    stage.start(databases={"*": f"host=127.0.0.1 port={stage.postgres.port} dbname=app"}, pool_size=1,
-                server_idle_timeout="0.1")
-    for i in range(103):
-        with stage.pooler.wire(db=f"db{i}") as wire:
-            wire.value("SELECT 1")
-    wait_until(lambda: stage.web.sample("pool_logins_total") == 103)
-    pools = [dict(labels) for name, labels in stage.web.samples() if name == "pgkeel_pool_logins_total"]
+    stage.start(databases={"*": f"host=127.0.0.1 port={free_port()} dbname=app"}, auth_type="trust")
+    for i in range(103):  # each waits for the server, in a pool of its own
+        stage.stack.enter_context(stage.pooler.dial()).startup("app", f"db{i}")
+    wait_until(lambda: stage.web.sample("pool_waiting") == 103)
+    pools = [dict(labels) for name, labels in stage.web.samples() if name == "pgkeel_pool_waiting"]
     assert len(pools) == 101
-    assert stage.web.sample("pool_logins_total", database="", user="") == 3
+    assert stage.web.sample("pool_waiting", database="", user="") == 3
     assert stage.web.status()["pools_total"] == 103
 
 
@@ -522,7 +520,7 @@ def test_hanging_worker_is_not_alive_and_everything_else_is_still_told(stage):
     assert stage.web.sample("loop_tick_age_seconds") > 5 and stage.web.sample("survey_age_seconds") > 3
 
 
-# PTRACE_SEIZE and PTRACE_INTERRUPT stop one thread, not the process. Workers are made first: the lowest numbers.
+# PTRACE_SEIZE and PTRACE_INTERRUPT stop one thread, not the process.
 HANG = """
 import ctypes, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -599,7 +597,7 @@ def test_slots_tell_what_happened_in_five_seconds(stage):
     one, two = stage.wire(), stage.wire()
     one.query("BEGIN")
     two.send_raw(w.query("SELECT 1"))
-    stage.web.wait_for(lambda s: s["pools"] and s["pools"][0]["waiting"] == 1)
+    stage.web.wait_for(lambda s: s["pools"] and s["pools"][0]["waiting"] == s["pools"][0]["busy"] == 1)
     one.query("SELECT pg_sleep(0.3)")
     one.query("COMMIT")
     two.recv_until()
@@ -660,12 +658,12 @@ def test_listener_that_is_open_to_all_is_warned_about(stage, address, token, war
     ({"http_listen": "127.0.0.1:no"}, "http_listen is an address and a port"),
     ({"http_listen": "127.0.0.1:0"}, "http_listen is an address and a port"),
     ({"http_listen": "nowhere.invalid:9127"}, "could not listen on"),
-    ({"http_listen": "127.0.0.1:1@port@"[:12] + "{taken}"}, "Address already in use"),
+    ({"http_listen": "127.0.0.1:{taken}"}, "Address already in use"),
     ({"http_listen": "127.0.0.1:9127", "http_token_file": "/nonexistent"}, "could not read a token"),
 ])
 def test_start_fails_with_a_reason(postgres, start_pooler, settings, words):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = {key: value.replace("1{taken}", str(taken.getsockname()[1])) for key, value in settings.items()}
+        settings = {key: value.replace("{taken}", str(taken.getsockname()[1])) for key, value in settings.items()}
         status, output = start_pooler(postgres, start=False, **settings).run()
     assert status == 1 and words in output
 
@@ -779,7 +777,7 @@ def test_slow_request_is_cut_off(stage):
                 continue
             except OSError:
                 break
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 12
     assert stage.web.sample("http_refused_total") == 1
 
 

@@ -83,7 +83,7 @@ class Browser:
         deadline = time.monotonic() + timeout
         while True:
             value = self.run(script)
-            if value:
+            if value or value == {}:  # an element has no value but is there
                 return value
             assert time.monotonic() < deadline, (script, self.text())
             time.sleep(0.05)

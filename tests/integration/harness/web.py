@@ -4,7 +4,6 @@ import http.client
 import json
 import re
 import time
-import urllib.parse
 
 Answer = collections.namedtuple("Answer", "status headers body")
 
@@ -62,7 +61,3 @@ class Web:
                 return status
             assert time.monotonic() < deadline, status
             time.sleep(0.05)
-
-
-def quoted(text):
-    return urllib.parse.quote(text, safe="")
