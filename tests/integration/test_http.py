@@ -161,6 +161,14 @@ def refusals(stage):
             wire.recv_all()
 
 
+@causes("clients_refused_by_address_total")
+def guessing(stage):
+    pooler = stage.start(max_login_failures=1)
+    for _ in range(3):
+        with pytest.raises(psycopg2.OperationalError):
+            pooler.connect(password="wrong")
+
+
 @causes("client_closes_total{reason=\"limit\"}")
 def too_many(stage):
     pooler = stage.start(max_client_conn=1)
