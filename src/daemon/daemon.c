@@ -2,8 +2,7 @@
  * Beginning, reload and end. Called by main.c and the console; calls everything left of it. Ending
  * goes in this order, each step after the one before has finished:
  *
- *    stop accepting ─► drain clients ─► close clients ─► stop helpers ─► stop loops, close backends
- * ─► free
+ *    stop accepting ─► drain clients ─► close them ─► stop helpers ─► stop loops ─► free
  */
 #include "daemon/daemon.h"
 

