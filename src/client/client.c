@@ -339,9 +339,7 @@ let_go_of_everything(struct client *client, const struct fail *fail)
     if (client->state <= CLIENT_VERIFYING) {
         failures_count(client, fail);
     }
-    if (client->state < CLIENT_CLOSING) {
-        tell_end(fail);
-    }
+    tell_end(client, fail);
     if (client->state < CLIENT_CLOSING && client->identity.user != NULL) {
         atomic_fetch_sub(&client->crowd->crowds->clients, 1);
     }
@@ -539,8 +537,6 @@ crowd_close_all(struct crowd *crowd)
         client_close(client, NULL);
     }
 }
-
-/* ---- cancel requests ---- */
 
 struct cancel_errand
 {

@@ -56,8 +56,10 @@ tell_error(struct client *client, struct buf *buf, const char *severity, const s
 }
 
 void
-tell_end(const struct fail *fail)
+tell_end(const struct client *client, const struct fail *fail)
 {
-    stats_add(
-        fail == NULL ? METRIC_client_closes_left_total : meanings[meaning_of(fail)].closes, 1);
+    if (client->state < CLIENT_CLOSING) {
+        stats_add(fail == NULL ? METRIC_client_closes_left_total
+                               : meanings[meaning_of(fail)].closes, 1);
+    }
 }

@@ -13,5 +13,5 @@ struct client;
 void tell_error(
     struct client *client, struct buf *buf, const char *severity, const struct fail *fail);
 
-/* Its connection is over. NULL: it left by itself. */
-void tell_end(const struct fail *fail);
+/* Its connection is over, unless that was said before. NULL: it left by itself. */
+void tell_end(const struct client *client, const struct fail *fail);

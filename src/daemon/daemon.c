@@ -268,8 +268,6 @@ daemon_stop(struct daemon *daemon, enum stop_how how)
     }
 }
 
-/* ---- signals and ticks ---- */
-
 static void
 on_terminate(void *arg)
 {
@@ -552,8 +550,6 @@ daemon_free(struct daemon **pointer)
     free(daemon);
     *pointer = NULL;
 }
-
-/* ---- for the console ---- */
 
 struct loop *
 daemon_loop(struct daemon *daemon)

@@ -9,10 +9,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/state.h"
-#include "base/stats.h"
 #include "pool/idle.h"
 #include "pool/pool.h"
 #include "pool/pools.h"
+#include "pool/reason.h"
 #include "pool/scrub.h"
 
 #include <inttypes.h>
@@ -328,31 +328,6 @@ on_closing_timeout(struct deadline *deadline)
     closed((struct backend *)((char *)deadline - offsetof(struct backend, deadline)));
 }
 
-/* What is counted as the reason: by the words of the log, else by whose wish it was. */
-static enum metric
-reason_of(const struct fail *fail)
-{
-    static const struct
-    {
-        const char *words;
-        enum metric metric;
-    } reasons[] = {
-        {"server_idle_timeout is over", METRIC_server_closes_idle_total},
-        {"server_lifetime is over", METRIC_server_closes_age_total},
-        {"too old", METRIC_server_closes_age_total},
-        {"another pool needs its place", METRIC_server_closes_limit_total},
-        {"the pool is larger", METRIC_server_closes_limit_total},
-    };
-
-    for (size_t i = 0; fail != NULL && i < sizeof(reasons) / sizeof(reasons[0]); i++) {
-        if (strncmp(fail->text, reasons[i].words, strlen(reasons[i].words)) == 0) {
-            return reasons[i].metric;
-        }
-    }
-    bool is_ours = fail != NULL && strcmp(fail->sqlstate, "57P01") == 0 && !fail->is_verbatim;
-    return is_ours ? METRIC_server_closes_retired_total : METRIC_server_closes_lost_total;
-}
-
 void
 backend_close(struct backend *backend, const struct fail *fail)
 {
@@ -364,7 +339,7 @@ backend_close(struct backend *backend, const struct fail *fail)
         pool_log(LEVEL_INFO, backend->side, "closing server connection %" PRIu64 " (pid %d): %s",
             backend->id, backend->pid, fail->text);
     }
-    stats_add(reason_of(fail), 1);
+    reason_count(fail);
     deadline_stop(&backend->deadline);
     backend->holder = NULL;
     buf_deinit(&stream->in);
@@ -383,7 +358,7 @@ backend_close(struct backend *backend, const struct fail *fail)
 void
 backend_abort(struct backend *backend)
 {
-    stats_add(METRIC_server_closes_lost_total, 1);
+    reason_count(NULL);
     backend->holder = NULL;
     buf_deinit(&backend->stream.out);
     backend_become(backend, BACKEND_CLOSING);

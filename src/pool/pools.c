@@ -549,8 +549,6 @@ pools_reload(struct pools *pools, const struct settings *settings)
     open_warm_pools(pools, settings);
 }
 
-/* ---- the end ---- */
-
 void
 pools_leave(struct pool_worker *worker)
 {

@@ -512,6 +512,9 @@ test_paused_ledger_grants_and_dials_nothing_and_keeps_the_queue(void **state)
     assert_int_equal(ledger_want_dial(&ledger), LEDGER_DIAL);
     assert_ptr_equal(arrive(&ledger, 0).waiter, &one);
     assert_int_equal(ledger_return(&ledger, 1).kind, GRANT_OWN);
+    ledger_deinit(&ledger);
+}
+
 static void *
 look(void *arg)
 {
