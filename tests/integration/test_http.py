@@ -502,7 +502,7 @@ def test_health_of_a_process_that_is_well(stage):
 def test_hanging_worker_is_not_alive_and_everything_else_is_still_told(stage):
     """Its thread is stopped by a debugger's means."""
     pooler = stage.start(workers=2)
-    wait_until(lambda: len(os.listdir(f"/proc/{pooler.pid}/task")) >= 4)
+    stage.web.wait_for(lambda s: s["surveyed_ms"])
     tracer = subprocess.Popen(["/usr/bin/python3", "-c", HANG, str(pooler.pid)], stdout=subprocess.PIPE, text=True)
     stage.stack.callback(tracer.wait)
     stage.stack.callback(tracer.kill)
