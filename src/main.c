@@ -50,6 +50,7 @@ static const char usage[] =
     "  -q, --quiet             nothing on standard error once it runs\n"
     "  -v, --verbose           log more; twice: each message\n"
     "  -u, --user=USER         become this user\n"
+    "  -R, --reboot            take over from the process that serves; it lets its clients go\n"
     "      --check             read all settings, report every mistake, and exit\n"
     "      --print-settings[=table|ini|markdown]\n"
     "                          every key with value, origin and help, and exit\n"
@@ -65,7 +66,7 @@ static const struct option options[] = {
     {"user", required_argument, NULL, 'u'},
     {"check", no_argument, NULL, OPTION_CHECK},
     {"print-settings", optional_argument, NULL, OPTION_PRINT},
-    {"reboot", no_argument, NULL, 'R'},
+    {"reboot", optional_argument, NULL, 'R'},
     {"version", no_argument, NULL, 'V'},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -140,8 +141,11 @@ read_command(int argc, char **argv, struct command *command)
             }
             break;
         case 'R':
-            fprintf(stderr, "pgkeel: -R (online restart) is not supported yet\n");
-            return EXIT_WRONG_USE;
+            command->daemon.takes_over = true;
+            if (optarg != NULL) {
+                command->daemon.takeover_fd = atoi(optarg);
+            }
+            break;
         case 'V':
             puts("pgkeel " PGKEEL_VERSION);
             return EXIT_SUCCESS;
@@ -180,10 +184,13 @@ serve(struct settings *settings, const struct command *command)
     }
     console_init(daemon);
     http_start(http, daemon);
-    daemon_run(daemon);
+    bool has_served = daemon_run(daemon, &fail);
+    if (!has_served) {
+        log_error("%s", fail.text);
+    }
     http_free(&http);
     daemon_free(&daemon);
-    return EXIT_SUCCESS;
+    return has_served ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 static int
@@ -204,7 +211,9 @@ check_files(const struct settings *settings)
 int
 main(int argc, char **argv)
 {
-    struct command command = {.daemon = {.console = &console_handler}};
+    struct command command = {.daemon = {.console = &console_handler, .takeover_fd = -1}};
+
+    process_remember(argv);
 
     process_hide();
     int status = read_command(argc, argv, &command);

@@ -15,6 +15,7 @@
 #include "client/listening.h"
 #include "client/login.h"
 #include "client/loss.h"
+#include "client/relay.h"
 #include "client/session.h"
 #include "client/tell.h"
 #include "client/verifiers.h"
@@ -31,7 +32,9 @@
 /* How long the last word may take to be sent and read. */
 enum
 {
-    CLOSING_US = 2000000
+    CLOSING_US = 2000000,
+    LOGIN_GRACE_US = 3000000, /* for those who log in while this process leaves */
+    QUIET_US = 100000
 };
 
 #define NO_LIMIT ((size_t)-1)
@@ -422,8 +425,10 @@ begin_closing(struct client *client)
     finish_closing(client);
 }
 
-void
-client_reject(struct client *client, const struct fail *fail)
+/* is_answer: a client that reads the reason as the answer to its next request finds the end of that
+ * answer, too. */
+static void
+reject(struct client *client, const struct fail *fail, bool is_answer)
 {
     struct buf buf = {0};
 
@@ -440,8 +445,17 @@ client_reject(struct client *client, const struct fail *fail)
     }
     tell_error(client, &buf, "FATAL", fail);
     let_go_of_everything(client, fail);
+    if (is_answer) {
+        message_add_ready(&buf, 'I');
+    }
     client_send(client, &buf);
     begin_closing(client);
+}
+
+void
+client_reject(struct client *client, const struct fail *fail)
+{
+    reject(client, fail, false);
 }
 
 void
@@ -487,12 +501,31 @@ on_event(void *arg, unsigned what)
 
 /* ---- all of them ---- */
 
-/* Nothing is in flight and no transaction open: whoever reconnects loses nothing. */
-static bool
-is_at_boundary(const struct client *client)
+bool
+client_is_between(const struct client *client)
 {
-    if (client->state == CLIENT_ACTIVE) {
-        return replies_is_settled(&client->lease.backend->replies);
+    return client->state == CLIENT_IDLE ||
+           (client->state == CLIENT_ACTIVE && relay_is_at_boundary(client));
+}
+
+/* Nothing is in flight and no transaction open: whoever reconnects loses nothing. Who is about to
+ * log in is let in first, for a while: an attempt to connect should not fail. Who was answered a
+ * moment ago may not have read it yet: libpq takes a FATAL that it reads together with the end of
+ * an answer for a notice, and then says that the server closed the connection unexpectedly. */
+static bool
+is_at_boundary(struct client *client)
+{
+    int64_t now_us = loop_now_us(client->crowd->pool.loop);
+    int64_t since_us = client->state_since_us > client->relay.request_us
+                           ? client->state_since_us
+                           : client->relay.request_us;
+
+    if (client->state <= CLIENT_WELCOME) {
+        return now_us - client->connected_us > LOGIN_GRACE_US;
+    }
+    if (client->state == CLIENT_IDLE || client->state == CLIENT_ACTIVE) {
+        return client_is_between(client) && now_us - since_us >= QUIET_US &&
+               stream_peek(&client->stream) != STREAM_OK;
     }
     /* Who waits through a PAUSE would wait for ever. */
     if (client->state == CLIENT_WAITING && client->lease.state == LEASE_WAITING) {
@@ -504,18 +537,27 @@ is_at_boundary(const struct client *client)
 }
 
 void
-crowd_drain(struct crowd *crowd)
+client_drain(struct client *client)
 {
-    struct client *client, *next;
     struct fail fail;
 
     fail_set(&fail, "57P01", "terminating connection due to administrator command");
     fail_detail(&fail, "pgkeel is shutting down");
+    /* libpq waits for ReadyForQuery. When it finds the end of the connection instead, all that its
+     * user gets to read is that the server closed the connection unexpectedly. */
+    reject(client, &fail, client_is_between(client));
+}
+
+void
+crowd_drain(struct crowd *crowd)
+{
+    struct client *client, *next;
+
     for (int state = 0; state < CLIENT_CLOSING; state++) {
         for (client = TAILQ_FIRST(&crowd->in[state]); client != NULL; client = next) {
             next = TAILQ_NEXT(client, link);
             if (is_at_boundary(client)) {
-                client_reject(client, &fail);
+                client_drain(client);
             }
         }
     }
@@ -535,65 +577,5 @@ crowd_close_all(struct crowd *crowd)
     }
     while ((client = TAILQ_FIRST(&crowd->in[CLIENT_CLOSING])) != NULL) {
         client_close(client, NULL);
-    }
-}
-
-struct cancel_errand
-{
-    struct crowd *crowd;
-    struct cancel_key key;
-};
-
-enum
-{
-    SLOT_BITS = 25,
-    SLOT_MASK = (1 << SLOT_BITS) - 1,
-    PID_MASK = 0x7fffffff
-};
-
-void
-client_make_key(struct client *client)
-{
-    struct crowd *crowd = client->crowd;
-    uint32_t slot = (uint32_t)client->ticket;
-
-    ensure(slot <= SLOT_MASK);
-    client->key.pid =
-        (((uint32_t)crowd->pool.index << SLOT_BITS) | slot) ^ (crowd->crowds->key_mask & PID_MASK);
-    do {
-        ensure(getrandom(&client->key.secret, sizeof(client->key.secret), 0) ==
-               sizeof(client->key.secret));
-    } while (client->key.secret == 0);
-}
-
-static void
-on_cancel(void *arg)
-{
-    struct cancel_errand errand = *(struct cancel_errand *)arg;
-    uint32_t slot = (errand.key.pid ^ errand.crowd->crowds->key_mask) & SLOT_MASK;
-    struct client *client = slots_at(&errand.crowd->tickets, slot);
-
-    free(arg);
-    bool is_meant = client != NULL && client->key.secret != 0 &&
-                    client->key.pid == errand.key.pid && client->key.secret == errand.key.secret;
-    if (is_meant && client->handler != NULL) {
-        client->handler->on_cancel(client);
-    }
-}
-
-void
-client_cancel(struct crowd *crowd, struct cancel_key key)
-{
-    uint32_t index = ((key.pid ^ crowd->crowds->key_mask) & PID_MASK) >> SLOT_BITS;
-
-    stats_add(METRIC_cancel_requests_total, 1);
-    if (index >= (uint32_t)crowd->crowds->count) {
-        return;
-    }
-    struct cancel_errand *errand = mem_new(sizeof(*errand));
-    errand->crowd = crowd->crowds->all[index];
-    errand->key = key;
-    if (!loop_post(errand->crowd->pool.loop, on_cancel, errand)) {
-        free(errand);
     }
 }

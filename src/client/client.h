@@ -66,6 +66,13 @@ struct handler
     void (*on_cancel)(struct client *client);               /* a cancel request with its key came */
 };
 
+/* What a cancel request must repeat: pid names worker and slot, masked; the secret is random. */
+struct cancel_key
+{
+    uint32_t pid;
+    uint32_t secret;
+};
+
 /* What all workers share about clients; `shared`. */
 struct crowds
 {
@@ -84,6 +91,9 @@ struct crowds
     _Atomic int64_t clients;         /* logged in or logging in */
     _Atomic uint64_t next_id;
     _Atomic bool is_draining; /* close clients at their next boundary */
+    /* A cancel request came that may be for a client of another process. Any worker's thread. */
+    void (*_Atomic cancel_elsewhere)(void *arg, struct cancel_key key);
+    void *cancel_arg; /* set before it */
 };
 
 /* All clients of one worker. */
@@ -99,13 +109,6 @@ struct crowd
     struct buf insert;    /* owns: what goes to a backend in front of a message; of one read */
     struct buf rewritten; /* owns: what a read became; of one read */
     _Atomic int load;     /* shared: clients here, for whoever distributes them */
-};
-
-/* What a cancel request must repeat: pid names worker and slot, masked; the secret is random. */
-struct cancel_key
-{
-    uint32_t pid;
-    uint32_t secret;
 };
 
 struct identity
@@ -243,14 +246,14 @@ void client_reject(struct client *client, const struct fail *fail);
 /* The time the present state may still take, instead of its table's; 0: unlimited. */
 void client_limit(struct client *client, int64_t limit_us);
 
-/* Gives the client a cancel key that names its worker. */
-void client_make_key(struct client *client);
-
-/* A cancel request came; it is passed on to the worker that the key names. */
-void client_cancel(struct crowd *crowd, struct cancel_key key);
-
 /* Closes those that are between transactions, with 57P01. */
 void crowd_drain(struct crowd *crowd);
+
+/* Closes one with 57P01, because the process leaves. */
+void client_drain(struct client *client);
+
+/* Whether no transaction is open and no request unanswered. */
+bool client_is_between(const struct client *client);
 
 /* Closes all at once. */
 void crowd_close_all(struct crowd *crowd);

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "client/admit.h"
 #include "client/failures.h"
+#include "client/keys.h"
 #include "client/pam.h"
 #include "client/params.h"
 #include "client/replication.h"
@@ -247,7 +248,7 @@ take_cancel(struct client *client, const struct startup *startup)
 
     if (startup->cancel_key_len == sizeof(key.secret)) {
         key.secret = message_u32(startup->cancel_key);
-        client_cancel(client->crowd, key);
+        keys_cancel(client->crowd, key);
     }
     client_close(client, NULL);
 }

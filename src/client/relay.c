@@ -207,6 +207,16 @@ read_client(struct client *client)
     }
 }
 
+/* The process leaves and a new transaction would begin: a client that never pauses is never found
+ * idle by a tick. Nothing of the request is done. */
+static bool
+must_leave(struct client *client)
+{
+    return atomic_load_explicit(&client->crowd->crowds->is_draining, memory_order_relaxed) &&
+           client_is_between(client) && buf_len(&client->stream.in) == 0 &&
+           stream_peek(&client->stream) == STREAM_OK;
+}
+
 static void
 on_client_event(struct client *client, unsigned what)
 {
@@ -221,7 +231,11 @@ on_client_event(struct client *client, unsigned what)
         }
     }
     if (what & WATCH_READ) {
-        read_client(client);
+        if (must_leave(client)) {
+            client_drain(client);
+        } else {
+            read_client(client);
+        }
     }
 }
 

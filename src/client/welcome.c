@@ -5,6 +5,7 @@
 #include "base/stats.h"
 #include "client/deliver.h"
 #include "client/headcount.h"
+#include "client/keys.h"
 #include "client/login.h"
 #include "client/params.h"
 #include "client/relay.h"
@@ -25,7 +26,7 @@ welcome_send(struct client *client, const struct vars *reported, enum client_sta
     uint32_t cursor = 0;
     struct buf buf = {0};
 
-    client_make_key(client);
+    keys_make(client);
     message_add_auth(&buf, AUTH_OK, NULL, 0);
     while (vars_next(reported, &cursor, &name, &value)) {
         const char *own = vars_find(&client->vars, name);
@@ -146,7 +147,7 @@ admit_to_console(struct client *client, struct fail *fail)
         client_log(LEVEL_INFO, client, "login ok");
     }
     login_end(client);
-    client_make_key(client);
+    keys_make(client);
     client_become(client, CLIENT_CONSOLE);
     client->handler = client->crowd->crowds->console;
     client->handler->on_start(client);

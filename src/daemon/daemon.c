@@ -12,14 +12,18 @@
 #include "base/state.h"
 #include "base/stats.h"
 #include "daemon/certificates.h"
+#include "daemon/heir.h"
+#include "daemon/listeners.h"
 #include "daemon/load.h"
+#include "daemon/logging.h"
 #include "daemon/process.h"
+#include "daemon/systemd.h"
+#include "daemon/takeover.h"
 #include "daemon/worker.h"
 #include "net/tls.h"
 #include "pool/pools.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <unistd.h>
@@ -53,108 +57,19 @@ struct daemon
     struct crowds crowds;
     int worker_count;
     int workers_closed;
-    struct listener *listeners; /* owns */
-    _Atomic(enum phase) phase; /* main writes it */
+    struct listener *listeners;     /* owns */
+    struct inheritance inheritance; /* owns; until it serves */
+    struct takeover *takeover;      /* owns */
+    _Atomic(enum phase) phase;      /* main writes it */
     struct deadline drain_delay, shutdown_timeout;
     int64_t started_at_us;
     sigset_t signals; /* the mask we were started with */
 };
 
-/* ---- the log ---- */
-
 static bool
-open_log(const struct daemon *daemon, const struct settings *settings)
+has_stderr(const struct daemon *daemon)
 {
-    struct log_options options = {
-        .path = settings->logfile,
-        .to_stderr = !daemon->options.is_quiet && !daemon->options.goes_to_background,
-        .is_json = settings->log_format == LOG_FORMAT_JSON,
-        .syslog_ident = settings->syslog ? settings->syslog_ident : NULL,
-        .syslog_facility = settings->syslog_facility,
-        .threshold = settings->verbose <= 0   ? LEVEL_INFO
-                     : settings->verbose == 1 ? LEVEL_DEBUG
-                                              : LEVEL_TRACE,
-    };
-    return log_open(&options);
-}
-
-/* ---- listeners ---- */
-
-static bool
-each_word(const char *list, bool (*fn)(struct daemon *daemon, const char *word, struct fail *fail),
-    struct daemon *daemon, struct fail *fail)
-{
-    char word[256];
-
-    while (*list != '\0') {
-        list += strspn(list, ", \t");
-        size_t len = strcspn(list, ", \t");
-        if (len >= sizeof(word)) {
-            return fail_set(fail, "58000", "an address in listen_addr is too long");
-        }
-        memcpy(word, list, len);
-        word[len] = '\0';
-        list += len;
-        if (len > 0 && !fn(daemon, word, fail)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static struct listen_options
-listen_options_of(const struct settings *settings)
-{
-    struct listen_options options = {.backlog = (int)settings->listen_backlog,
-        .unix_mode = (mode_t)settings->unix_socket_mode,
-        .unix_group = (gid_t)-1,
-        .reuse_port = settings->so_reuseport,
-        .defer_accept_s = (int)settings->tcp_defer_accept};
-    const struct group *group =
-        settings->unix_socket_group[0] != '\0' ? getgrnam(settings->unix_socket_group) : NULL;
-
-    if (group != NULL) {
-        options.unix_group = group->gr_gid;
-    }
-    return options;
-}
-
-static bool
-open_tcp(struct daemon *daemon, const char *host, struct fail *fail)
-{
-    struct listen_options options = listen_options_of(daemon->settings);
-
-    return listen_tcp(&daemon->listeners, host, (int)daemon->settings->listen_port, &options, fail);
-}
-
-static bool
-open_unix(struct daemon *daemon, const char *directory, struct fail *fail)
-{
-    struct listen_options options = listen_options_of(daemon->settings);
-
-    return listen_unix(
-        &daemon->listeners, directory, (int)daemon->settings->listen_port, &options, fail);
-}
-
-static bool
-open_listeners(struct daemon *daemon, struct fail *fail)
-{
-    const struct settings *settings = daemon->settings;
-
-    if (settings->unix_socket_group[0] != '\0' && getgrnam(settings->unix_socket_group) == NULL) {
-        return fail_set(fail, "58000", "unix_socket_group \"%s\" does not exist on this machine",
-            settings->unix_socket_group);
-    }
-    /* TCP comes last: whoever finds the port open finds all the rest, too. */
-    if (!each_word(settings->unix_socket_dir, open_unix, daemon, fail) ||
-        !each_word(settings->listen_addr, open_tcp, daemon, fail)) {
-        return false;
-    }
-    if (daemon->listeners == NULL) {
-        return fail_set(
-            fail, "58000", "nothing to listen on: listen_addr and unix_socket_dir are empty");
-    }
-    return true;
+    return !daemon->options.is_quiet && !daemon->options.goes_to_background;
 }
 
 /* Hands a connection to the worker with the fewest clients. */
@@ -193,6 +108,7 @@ on_worker_closed(void *arg)
     if (!helpers_stop(daemon->helpers, HELPERS_STOP_MS)) {
         log_warn("a connection attempt does not end; leaving without it");
         process_remove_pid();
+        takeover_close(daemon->takeover);
         listen_close(&daemon->listeners);
         _exit(0);
     }
@@ -206,6 +122,7 @@ close_clients(struct daemon *daemon)
         return;
     }
     daemon->phase = PHASE_CLOSING;
+    takeover_close(daemon->takeover);
     deadline_stop(&daemon->drain_delay);
     deadline_stop(&daemon->shutdown_timeout);
     listen_close(&daemon->listeners);
@@ -241,6 +158,7 @@ start_draining(struct deadline *deadline)
     struct daemon *daemon =
         (struct daemon *)((char *)deadline - offsetof(struct daemon, drain_delay));
 
+    listen_accept_all(daemon->listeners);
     listen_close(&daemon->listeners);
     atomic_store(&daemon->crowds.is_draining, true);
 }
@@ -252,14 +170,19 @@ daemon_stop(struct daemon *daemon, enum stop_how how)
 
     if (how == STOP_NOW || daemon->phase != PHASE_SERVING) {
         log_info("shutting down now");
+        systemd_stopping(HELPERS_STOP_MS * 2000);
         close_clients(daemon);
         return;
     }
     daemon->phase = PHASE_DRAINING;
+    takeover_close(daemon->takeover);
     log_info("shutting down: %d clients", count_clients(daemon));
+    systemd_stopping(
+        settings->drain_delay + settings->shutdown_timeout + (int64_t)HELPERS_STOP_MS * 2000);
     deadline_start(
         &daemon->shutdown_timeout, daemon->loop, settings->shutdown_timeout, on_shutdown_timeout);
     if (how == STOP_WAIT) {
+        listen_accept_all(daemon->listeners);
         listen_close(&daemon->listeners);
     } else if (settings->drain_delay > 0) {
         deadline_start(&daemon->drain_delay, daemon->loop, settings->drain_delay, start_draining);
@@ -295,12 +218,27 @@ on_hangup(void *arg)
     daemon_reload(arg, NULL, NULL);
 }
 
+/* The service manager hears of us only while every loop is alive. */
+static void
+feed_watchdog(const struct daemon *daemon)
+{
+    int64_t now_us = loop_now_us(daemon->loop);
+    int64_t oldest_us = now_us;
+
+    for (int i = 0; i < daemon->worker_count; i++) {
+        int64_t ticked_at_us = loop_ticked_at_us(worker_loop(daemon->workers[i]));
+        oldest_us = ticked_at_us < oldest_us ? ticked_at_us : oldest_us;
+    }
+    systemd_feed(now_us, oldest_us);
+}
+
 static void
 on_tick(void *arg)
 {
     struct daemon *daemon = arg;
 
     pools_tick(daemon->pools, daemon->settings);
+    feed_watchdog(daemon);
     if (daemon->phase == PHASE_DRAINING && count_clients(daemon) == 0) {
         close_clients(daemon);
     }
@@ -334,7 +272,7 @@ adopt(struct daemon *daemon, struct settings *settings, struct tls *tls)
     daemon->settings = settings;
     tls_release(&daemon->tls);
     daemon->tls = tls;
-    if (!open_log(daemon, settings)) {
+    if (!logging_open(settings, has_stderr(daemon))) {
         log_error("could not open log file \"%s\": %s", settings->logfile, strerror(errno));
     }
     for (int i = 0; i < daemon->worker_count; i++) {
@@ -349,8 +287,10 @@ bool
 daemon_reload(struct daemon *daemon, settings_report_fn *report, void *arg)
 {
     struct tls *tls;
-    struct settings *settings = load_settings(&daemon->options.source, report, arg, &tls);
 
+    systemd_reloading();
+    struct settings *settings = load_settings(&daemon->options.source, report, arg, &tls);
+    systemd_ready();
     if (settings == NULL) {
         log_error("reload failed; the settings in force stay");
         return false;
@@ -409,6 +349,31 @@ make_workers(struct daemon *daemon)
     daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
+/* The pid file and all sockets: those of the process before us, the service manager's, or new ones.
+ */
+static bool
+open_sockets(struct daemon *daemon, struct fail *fail)
+{
+    const struct settings *settings = daemon->settings;
+    struct inheritance *inheritance = &daemon->inheritance;
+
+    if (daemon->options.takes_over &&
+        !heir_ask(inheritance, settings, daemon->options.takeover_fd, fail)) {
+        return false;
+    }
+    if (process_inherit_pid(settings->pidfile, inheritance->pid_fd)) {
+        inheritance->pid_fd = -1;
+    } else if (settings->pidfile[0] != '\0' && !process_write_pid(settings->pidfile, fail)) {
+        return false;
+    }
+    if (!systemd_sockets(&inheritance->sockets, fail) ||
+        !listeners_open(settings, &inheritance->sockets, &daemon->listeners, fail)) {
+        return false;
+    }
+    daemon->takeover = takeover_new(settings, &inheritance->control);
+    return true;
+}
+
 /* What must be right before anything runs: background, pid file, sockets, user. Whoever sees the
  * port open finds the pid file, too. */
 static bool
@@ -427,10 +392,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (daemon->options.goes_to_background && !process_daemonize(fail)) {
         return false;
     }
-    if (settings->pidfile[0] != '\0' && !process_write_pid(settings->pidfile, fail)) {
-        return false;
-    }
-    if (!open_listeners(daemon, fail)) {
+    if (!open_sockets(daemon, fail)) {
         return false;
     }
     if (user[0] != '\0' && !process_become(user, fail)) {
@@ -440,7 +402,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (!certificates_load(settings, &daemon->tls, fail)) {
         return false;
     }
-    if (!open_log(daemon, settings)) {
+    if (!logging_open(settings, has_stderr(daemon))) {
         return fail_set(fail, "58000", "could not open log file \"%s\": %s", settings->logfile,
             strerror(errno));
     }
@@ -470,9 +432,13 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
     daemon->options = *options;
     daemon->settings = settings_hold(settings);
     daemon->started_at_us = loop_clock_us();
+    heir_init(&daemon->inheritance);
     hold_signals(daemon);
+    systemd_init();
     if (!prepare_process(daemon, fail)) {
         listen_close(&daemon->listeners);
+        takeover_free(&daemon->takeover);
+        heir_give_up(&daemon->inheritance);
         process_remove_pid();
         sigprocmask(SIG_SETMASK, &daemon->signals, NULL);
         settings_release(&daemon->settings);
@@ -502,8 +468,64 @@ watch_signals(struct daemon *daemon)
     loop_on_signal(daemon->loop, SIGHUP, on_hangup, daemon);
 }
 
-void
-daemon_run(struct daemon *daemon)
+/* ---- online restart ---- */
+
+static void
+on_hand_over(void *arg, pid_t pid)
+{
+    struct daemon *daemon = arg;
+
+    systemd_hand_over(pid);
+    listen_close(&daemon->listeners);
+    if (daemon->phase == PHASE_SERVING) {
+        daemon_stop(daemon, daemon->settings->drain_mode == DRAIN_CLIENT ? STOP_WAIT : STOP_DRAIN);
+    }
+}
+
+/* Everything runs: the process before this one may go. */
+static bool
+take_over(struct daemon *daemon, struct fail *fail)
+{
+    struct takeover_host host = {.loop = daemon->loop,
+        .listeners = &daemon->listeners,
+        .crowds = &daemon->crowds,
+        .hand_over = on_hand_over,
+        .arg = daemon};
+    bool is_ours = true;
+
+    if (daemon->options.takes_over) {
+        process_sign_pid();
+        is_ours = heir_ready(&daemon->inheritance, fail);
+    }
+    takeover_start(daemon->takeover, &host);
+    for (struct listener *l = daemon->listeners; is_ours && l != NULL; l = listen_next(l)) {
+        listen_own(l, true);
+    }
+    for (int i = 0; is_ours && i < RELATIVES_MAX; i++) {
+        int *relative = &daemon->inheritance.relatives[i];
+        if (*relative >= 0) {
+            takeover_add_predecessor(daemon->takeover, *relative);
+            *relative = -1;
+        }
+    }
+    heir_give_up(&daemon->inheritance);
+    return is_ours;
+}
+
+static void
+say_ready(const struct daemon *daemon)
+{
+    for (struct listener *l = daemon->listeners; l != NULL; l = listen_next(l)) {
+        log_info("listening on %s", listen_name(l));
+    }
+    log_info("pgkeel " PGKEEL_VERSION " ready: %d workers, at most %" PRId64 " clients",
+        daemon->worker_count, daemon->crowds.max_client_conn);
+    systemd_ready();
+    process_is_ready();
+}
+
+bool
+daemon_run(struct daemon *daemon, struct fail *fail)
 {
     stats_thread_init();
     for (int i = 0; i < daemon->worker_count; i++) {
@@ -514,17 +536,18 @@ daemon_run(struct daemon *daemon)
     loop_on_tick(daemon->loop, on_tick, daemon);
     pools_reload(daemon->pools, daemon->settings);
     listen_start(daemon->listeners, daemon->loop, on_accepted, daemon);
-    for (struct listener *l = daemon->listeners; l != NULL; l = listen_next(l)) {
-        log_info("listening on %s", listen_name(l));
+    bool is_ours = take_over(daemon, fail);
+    if (is_ours) {
+        say_ready(daemon);
+    } else {
+        close_clients(daemon);
     }
-    log_info("pgkeel " PGKEEL_VERSION " ready: %d workers, at most %" PRId64 " clients",
-        daemon->worker_count, daemon->crowds.max_client_conn);
-    process_is_ready();
     loop_run(daemon->loop);
     for (int i = 0; i < daemon->worker_count; i++) {
         worker_join(daemon->workers[i]);
     }
     log_info("stopped");
+    return is_ours;
 }
 
 void
@@ -535,6 +558,7 @@ daemon_free(struct daemon **pointer)
     for (int i = 0; i < daemon->worker_count; i++) {
         worker_free(&daemon->workers[i]);
     }
+    takeover_free(&daemon->takeover);
     pools_free(&daemon->pools);
     helpers_free(&daemon->helpers);
     loop_free(&daemon->loop);

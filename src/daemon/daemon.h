@@ -24,6 +24,8 @@ struct daemon_options
     bool goes_to_background;
     bool is_quiet;    /* nothing on standard error */
     const char *user; /* overrides the setting; or NULL */
+    bool takes_over;  /* from the process that serves now (-R), */
+    int takeover_fd;  /* through this socket, or -1: the one beside its pid file */
 };
 
 enum stop_how
@@ -38,8 +40,8 @@ enum stop_how
 struct daemon *daemon_new(
     struct settings *settings, const struct daemon_options *options, struct fail *fail);
 
-/* Serves until told to stop. */
-void daemon_run(struct daemon *daemon);
+/* Serves until told to stop. False with the reason: the process before it does not hand over. */
+must_check bool daemon_run(struct daemon *daemon, struct fail *fail);
 void daemon_free(struct daemon **daemon);
 
 /* Begins to stop; a second call is more urgent. */

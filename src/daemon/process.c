@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef PR_SET_MDWE
@@ -29,7 +30,15 @@ static struct
 {
     char *path; /* owns */
     int fd;     /* owns; holds the lock */
-} pid_file = {NULL, -1};
+    bool is_signed; /* our number is in it */
+} pid_file = {NULL, -1, false};
+
+/* How we were started. */
+static struct
+{
+    char **argv;
+    char program[512];
+} start;
 
 /* The parent of a process that went to the background waits at the other end. */
 static int ready_fd = -1;
@@ -97,6 +106,17 @@ is_live_pooler(long pid)
     return is_read && strcmp(name, "pgbouncer\n") == 0;
 }
 
+static bool
+write_number(void)
+{
+    char text[32];
+    int len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+
+    pid_file.is_signed =
+        ftruncate(pid_file.fd, 0) == 0 && pwrite(pid_file.fd, text, (size_t)len, 0) == len;
+    return pid_file.is_signed;
+}
+
 bool
 process_write_pid(const char *path, struct fail *fail)
 {
@@ -118,27 +138,65 @@ process_write_pid(const char *path, struct fail *fail)
         log_info(
             "pid file \"%s\" was left by a process that is gone (%ld); replacing it", path, old);
     }
-    int printed = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)printed, 0) != printed) {
-        fail_set(fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
-        close(fd);
-        return false;
-    }
     /* The way there must still be known after a change of directory. */
     pid_file.path = realpath(path, NULL);
     pid_file.fd = fd;
+    if (!write_number()) {
+        fail_set(fail, "58000", "could not write pid file \"%s\": %s", path, strerror(errno));
+        process_forget_pid();
+        return false;
+    }
     return true;
+}
+
+bool
+process_inherit_pid(const char *path, int fd)
+{
+    struct stat at_path, of_fd;
+
+    if (fd < 0 || stat(path, &at_path) != 0 || fstat(fd, &of_fd) != 0 ||
+        at_path.st_ino != of_fd.st_ino || at_path.st_dev != of_fd.st_dev) {
+        return false;
+    }
+    pid_file.path = realpath(path, NULL);
+    pid_file.fd = fd;
+    pid_file.is_signed = false;
+    return true;
+}
+
+void
+process_sign_pid(void)
+{
+    if (pid_file.path != NULL && !write_number()) {
+        log_warn("could not write pid file \"%s\": %s", pid_file.path, strerror(errno));
+    }
+}
+
+int
+process_pid_fd(void)
+{
+    return pid_file.fd;
+}
+
+void
+process_forget_pid(void)
+{
+    if (pid_file.fd >= 0) {
+        close(pid_file.fd);
+    }
+    free(pid_file.path);
+    pid_file.path = NULL;
+    pid_file.fd = -1;
+    pid_file.is_signed = false;
 }
 
 void
 process_remove_pid(void)
 {
-    if (pid_file.path != NULL) {
+    if (pid_file.is_signed) {
         unlink(pid_file.path);
-        close(pid_file.fd);
-        free(pid_file.path);
-        pid_file.path = NULL;
     }
+    process_forget_pid();
 }
 
 bool
@@ -192,4 +250,68 @@ process_harden(bool may_dump)
     /* What was once written is never run. Not for programs that we start: they may compile at run
      * time. Older kernels (before 6.6) do not know it. */
     prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN | PR_MDWE_NO_INHERIT, 0, 0, 0);
+}
+
+/* ---- one more of us ---- */
+
+void
+process_remember(char **argv)
+{
+    /* Later the file may have been replaced: by then the link names what was deleted. */
+    ssize_t len = readlink("/proc/self/exe", start.program, sizeof(start.program) - 1);
+
+    start.program[len > 0 ? len : 0] = '\0';
+    start.argv = argv;
+}
+
+/* In the child, which has one thread and somebody else's locks: system calls only. Its own child
+ * has nobody to wait for it but init, as a daemon should. */
+static void
+become_successor(char **argv, int fd)
+{
+    sigset_t none;
+
+    if (fork() != 0) {
+        _exit(0);
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    fcntl(fd, F_SETFD, 0);
+    execv(start.program, argv);
+    _exit(1);
+}
+
+bool
+process_spawn(int fd)
+{
+    char reboot[32];
+    int count = 0, given = 0, status;
+
+    while (start.argv != NULL && start.argv[count] != NULL) {
+        count++;
+    }
+    if (count == 0 || start.program[0] == '\0') {
+        log_warn("how this process was started is not known");
+        return false;
+    }
+    char **argv = mem_new(((size_t)count + 2) * sizeof(char *));
+    snprintf(reboot, sizeof(reboot), "--reboot=%d", fd);
+    argv[given++] = start.argv[0];
+    argv[given++] = reboot;
+    for (int i = 1; i < count; i++) {
+        /* What this process took over by is nothing to the next one. */
+        if (strcmp(start.argv[i], "-R") != 0 && strncmp(start.argv[i], "--reboot", 8) != 0) {
+            argv[given++] = start.argv[i];
+        }
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        become_successor(argv, fd);
+    }
+    free(argv);
+    if (child < 0) {
+        log_warn("could not start a new process: %s", strerror(errno));
+        return false;
+    }
+    return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }

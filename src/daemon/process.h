@@ -17,7 +17,16 @@ void process_is_ready(void);
  * process never. */
 must_check bool process_write_pid(const char *path, struct fail *fail);
 
-/* Removes the pid file if it is ours. */
+/* Keeps the pid file of the process that we take over from, fd, if it is the one of that path;
+ * false: it is not, and fd is left alone. It names that process until process_sign_pid(). */
+must_check bool process_inherit_pid(const char *path, int fd);
+void process_sign_pid(void);
+
+/* The pid file's descriptor, which holds the lock, or -1; it is somebody else's from now on. */
+int process_pid_fd(void);
+void process_forget_pid(void);
+
+/* Removes the pid file if it names us. */
 void process_remove_pid(void);
 
 /* Becomes this user for good. */
@@ -34,3 +43,10 @@ void process_hide(void);
 /* Gives up what a daemon never needs, after process_become(). may_dump takes back
  * process_hide(). */
 void process_harden(bool may_dump);
+
+/* Remembers how this process was started; before anything else. */
+void process_remember(char **argv);
+
+/* Starts the same program (what is at its place now) with the same arguments, to take over from
+ * this process through the socket fd. False with the reason in the log. */
+must_check bool process_spawn(int fd);

@@ -9,12 +9,11 @@
 #include "base/state.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 enum
@@ -28,23 +27,36 @@ struct listener
     struct watch watch;
     struct deadline resume; /* after descriptors ran out */
     char *name;             /* owns */
-    char *unix_path;        /* owns; NULL: TCP */
-    ino_t unix_inode;       /* of our socket file */
+    bool is_unix;
+    bool is_managed;  /* the service manager has it, too */
+    bool owns_file;   /* removes it in the end */
+    ino_t unix_inode; /* of our socket file; the name is its path */
     listen_fn fn;
     void *arg;
 };
+
+void
+listen_move(struct listener **from, struct listener **to)
+{
+    struct listener *listener = *from;
+
+    *from = listener->next;
+    listener->next = NULL;
+    while (*to != NULL) {
+        to = &(*to)->next;
+    }
+    *to = listener;
+}
 
 static struct listener *
 append(struct listener **list, int fd, const char *name)
 {
     struct listener *listener = mem_new(sizeof(*listener));
+    struct listener *last = listener;
 
     listener->watch.fd = fd;
     listener->name = mem_string(name);
-    while (*list != NULL) {
-        list = &(*list)->next;
-    }
-    *list = listener;
+    listen_move(&last, list);
     return listener;
 }
 
@@ -59,6 +71,29 @@ address_text(const struct sockaddr *address, socklen_t len, char *text, size_t s
         return;
     }
     snprintf(text, size, address->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+/* Moves the one that has this address, if there is one, from what was inherited to the list. */
+static bool
+take_inherited(struct listener **list, const struct sockaddr *address, socklen_t len,
+    const struct listen_options *options)
+{
+    struct listener **at = options->inherited;
+
+    for (; at != NULL && *at != NULL; at = &(*at)->next) {
+        struct sockaddr_storage own;
+        socklen_t own_len = sizeof(own);
+        struct listener *listener = *at;
+        bool is_it = getsockname(listener->watch.fd, (struct sockaddr *)&own, &own_len) == 0 &&
+                     own_len == len && memcmp(&own, address, len) == 0;
+        bool is_reachable =
+            !listener->is_unix || listener->name[0] == '@' || listener->unix_inode != 0;
+        if (is_it && is_reachable) {
+            listen_move(at, list);
+            return listen(listener->watch.fd, options->backlog) == 0;
+        }
+    }
+    return false;
 }
 
 static bool
@@ -108,6 +143,10 @@ listen_tcp(struct listener **list, const char *host, int port, const struct list
     for (struct addrinfo *address = addresses; address != NULL; address = address->ai_next) {
         int fd;
         address_text(address->ai_addr, address->ai_addrlen, name, sizeof(name));
+        if (take_inherited(list, address->ai_addr, address->ai_addrlen, options)) {
+            opened++;
+            continue;
+        }
         if (open_address(address, options, &fd)) {
             append(list, fd, name);
             opened++;
@@ -127,10 +166,10 @@ listen_tcp(struct listener **list, const char *host, int port, const struct list
 
 /* Whether somebody accepts connections behind the path. */
 static bool
-is_alive(const struct sockaddr_un *address)
+is_alive(const struct sockaddr_un *address, socklen_t len, int type)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int result = connect(fd, (const struct sockaddr *)address, sizeof(*address));
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int result = connect(fd, (const struct sockaddr *)address, len);
     /* EAGAIN: a full backlog, so somebody listens. */
     bool alive = result == 0 || errno == EAGAIN || errno == EINPROGRESS;
 
@@ -138,66 +177,141 @@ is_alive(const struct sockaddr_un *address)
     return alive;
 }
 
+socklen_t
+listen_unix_address(const char *path, struct sockaddr_un *address_out)
+{
+    size_t len = strlen(path);
+
+    memset(address_out, 0, sizeof(*address_out));
+    address_out->sun_family = AF_UNIX;
+    if (len >= sizeof(address_out->sun_path)) {
+        return 0;
+    }
+    memcpy(address_out->sun_path, path, len);
+    if (path[0] == '@') {
+        address_out->sun_path[0] = '\0';
+        return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+    }
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
+}
+
 static bool
-bind_unix(int fd, const struct sockaddr_un *address, struct fail *fail)
+remove_dead(const struct sockaddr_un *address, socklen_t len, int type, struct fail *fail)
 {
     const char *path = address->sun_path;
     struct stat info;
 
-    if (lstat(path, &info) == 0) {
-        if (!S_ISSOCK(info.st_mode)) {
-            return fail_set(fail, "58000", "could not listen on \"%s\": not a socket", path);
+    if (path[0] == '\0' || lstat(path, &info) != 0) {
+        return true;
+    }
+    if (!S_ISSOCK(info.st_mode)) {
+        return fail_set(fail, "58000", "could not listen on \"%s\": not a socket", path);
+    }
+    if (is_alive(address, len, type)) {
+        return fail_set(fail, "58000", "could not listen on \"%s\": Address already in use", path);
+    }
+    log_info("unix socket \"%s\" was left by a process that is gone; replacing it", path);
+    unlink(path);
+    return true;
+}
+
+/* The file's rights, which an abstract socket has none of. */
+static bool
+give_rights(const char *path, const struct listen_options *options)
+{
+    return path[0] == '@' || (chmod(path, options->unix_mode) == 0 &&
+                                 (options->unix_group == (gid_t)-1 ||
+                                     chown(path, (uid_t)-1, options->unix_group) == 0));
+}
+
+/* The socket's file, if it has one that is still there. */
+static ino_t
+inode_of(const char *path)
+{
+    struct stat info;
+
+    return path[0] != '@' && lstat(path, &info) == 0 ? info.st_ino : 0;
+}
+
+bool
+listen_unix(struct listener **list, const char *path, const struct listen_options *options,
+    struct fail *fail)
+{
+    struct sockaddr_un address;
+    socklen_t len = listen_unix_address(path, &address);
+    int type = options->is_control ? SOCK_SEQPACKET : SOCK_STREAM;
+
+    if (len == 0) {
+        return fail_set(fail, "58000", "unix socket path \"%s\" is longer than %zu bytes", path,
+            sizeof(address.sun_path) - 1);
+    }
+    if (take_inherited(list, (struct sockaddr *)&address, len, options)) {
+        if (!give_rights(path, options)) {
+            log_warn("could not change the rights of \"%s\": %s", path, strerror(errno));
         }
-        if (is_alive(address)) {
-            return fail_set(
-                fail, "58000", "could not listen on \"%s\": Address already in use", path);
-        }
-        log_info("unix socket \"%s\" was left by a process that is gone; replacing it", path);
+        return true;
+    }
+    int fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return fail_set(fail, "58000", "could not make a unix socket: %s", strerror(errno));
+    }
+    if (!remove_dead(&address, len, type, fail)) {
+        close(fd);
+        return false;
+    }
+    if (bind(fd, (struct sockaddr *)&address, len) != 0) {
+        fail_set(fail, "58000", "could not listen on \"%s\": %s", path, strerror(errno));
+        close(fd);
+        return false;
+    }
+    if (!give_rights(path, options) || listen(fd, options->backlog) != 0) {
+        fail_set(fail, "58000", "could not listen on \"%s\": %s", path, strerror(errno));
+        close(fd);
         unlink(path);
+        return false;
     }
-    if (bind(fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
-        return fail_set(fail, "58000", "could not listen on \"%s\": %s", path, strerror(errno));
-    }
+    struct listener *listener = append(list, fd, path);
+    listener->is_unix = listener->owns_file = true;
+    listener->unix_inode = inode_of(path);
     return true;
 }
 
 bool
-listen_unix(struct listener **list, const char *directory, int port,
-    const struct listen_options *options, struct fail *fail)
+listen_adopt(struct listener **list, int fd, bool is_managed, struct fail *fail)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct stat info;
-    int len =
-        snprintf(address.sun_path, sizeof(address.sun_path), "%s/.s.PGSQL.%d", directory, port);
+    struct sockaddr_storage address;
+    socklen_t len = sizeof(address), size = sizeof(int);
+    int listens = 0, flags = fcntl(fd, F_GETFL);
+    char name[sizeof(struct sockaddr_un)];
 
-    if (len >= (int)sizeof(address.sun_path)) {
-        return fail_set(fail, "58000",
-            "unix socket path \"%s/.s.PGSQL.%d\" is longer than %zu bytes", directory, port,
-            sizeof(address.sun_path) - 1);
-    }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return fail_set(fail, "58000", "could not make a unix socket: %s", strerror(errno));
-    }
-    if (!bind_unix(fd, &address, fail)) {
+    bool is_right = getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
+                    getsockname(fd, (struct sockaddr *)&address, &len) == 0 &&
+                    fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
+                    fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+    if (!is_right) {
         close(fd);
-        return false;
+        return fail_set(fail, "58000", "descriptor %d is no socket that listens", fd);
     }
-    bool is_ready = chmod(address.sun_path, options->unix_mode) == 0 &&
-                    (options->unix_group == (gid_t)-1 ||
-                        chown(address.sun_path, (uid_t)-1, options->unix_group) == 0) &&
-                    listen(fd, options->backlog) == 0 && lstat(address.sun_path, &info) == 0;
-    if (!is_ready) {
-        fail_set(
-            fail, "58000", "could not listen on \"%s\": %s", address.sun_path, strerror(errno));
-        close(fd);
-        unlink(address.sun_path);
-        return false;
+    if (address.ss_family == AF_UNIX) {
+        const char *path = ((struct sockaddr_un *)&address)->sun_path;
+        size_t path_len = len - offsetof(struct sockaddr_un, sun_path);
+        bool is_abstract = path[0] == '\0';
+        snprintf(name, sizeof(name), "%s%.*s", is_abstract ? "@" : "",
+            (int)path_len - is_abstract, path + is_abstract);
+    } else {
+        address_text((struct sockaddr *)&address, len, name, sizeof(name));
     }
-    struct listener *listener = append(list, fd, address.sun_path);
-    listener->unix_path = mem_string(address.sun_path);
-    listener->unix_inode = info.st_ino;
+    struct listener *listener = append(list, fd, name);
+    listener->is_managed = is_managed;
+    listener->is_unix = address.ss_family == AF_UNIX;
+    listener->unix_inode = listener->is_unix ? inode_of(name) : 0;
     return true;
+}
+
+void
+listen_own(struct listener *listener, bool is_own)
+{
+    listener->owns_file = is_own && listener->is_unix && !listener->is_managed;
 }
 
 static void
@@ -272,9 +386,17 @@ on_connection(void *arg, unsigned what)
             }
             return;
         }
-        struct accepted accepted = {.fd = fd, .is_unix = listener->unix_path != NULL};
+        struct accepted accepted = {.fd = fd, .is_unix = listener->is_unix};
         describe_peer(&accepted, &address, len);
         listener->fn(listener->arg, &accepted);
+    }
+}
+
+void
+listen_accept_all(struct listener *list)
+{
+    for (struct listener *listener = list; listener != NULL; listener = listener->next) {
+        on_connection(listener, 0);
     }
 }
 
@@ -305,9 +427,9 @@ remove_own_socket(const struct listener *listener)
 {
     struct stat info;
 
-    if (listener->unix_path != NULL && lstat(listener->unix_path, &info) == 0 &&
+    if (listener->owns_file && listener->name[0] != '@' && lstat(listener->name, &info) == 0 &&
         info.st_ino == listener->unix_inode) {
-        unlink(listener->unix_path);
+        unlink(listener->name);
     }
 }
 
@@ -323,7 +445,6 @@ listen_close(struct listener **list)
         }
         remove_own_socket(listener);
         close(listener->watch.fd);
-        free(listener->unix_path);
         free(listener->name);
         free(listener);
     }
@@ -339,4 +460,22 @@ const char *
 listen_name(const struct listener *listener)
 {
     return listener->name;
+}
+
+struct listener **
+listen_after(struct listener *listener)
+{
+    return &listener->next;
+}
+
+int
+listen_fd(const struct listener *listener)
+{
+    return listener->watch.fd;
+}
+
+bool
+listen_is_managed(const struct listener *listener)
+{
+    return listener->is_managed;
 }

@@ -14,7 +14,7 @@ import time
 
 import psycopg2
 
-from harness.postgres import free_port, password_of
+from harness.postgres import free_port, password_of, wait_until
 from harness.wire import Wire
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -59,6 +59,7 @@ class Pooler:
         self.port = port or free_port()
         self.args = list(args)
         self.process = None
+        self.former = []  # processes that handed over to this one
         self.is_stopped_by_test = False
         self.ini_path = self.dir / "pgkeel.ini" if ini is not None else None
         self.userlist_path = self.dir / "userlist.txt"
@@ -151,11 +152,31 @@ class Pooler:
         self.process = None
         return self.start()
 
+    def hand_over(self, *args, wait=True):
+        """Starts its successor (-R); the old process, which is leaving now unless the successor failed."""
+        old, self.process = self.process, None
+        begun = len(self.log())
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command(), "-R", *args], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env,
+                cwd=self.dir)
+        self.former.append(old)
+        if wait:
+            wait_until(lambda: " ready: " in self.log()[begun:] or not self.is_running(), 10, what="the successor")
+        return old
+
     def finish(self):
         """Teardown: everything that must be true of every pgkeel after every test. Complaints as texts."""
         complaints = []
         if self.process is not None and not self.is_stopped_by_test:
             complaints += self._end()
+        for old in self.former:
+            try:
+                if old.wait(5) != 0:
+                    complaints.append(f"a process that handed over ended with status {old.returncode}")
+            except subprocess.TimeoutExpired:
+                old.kill()
+                complaints.append("a process that handed over does not end")
         trouble = TROUBLE.search(self.log())
         if trouble:
             complaints.append(f"its output says {trouble.group()!r}")
