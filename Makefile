@@ -11,7 +11,7 @@ PYTHON ?= /usr/bin/python3
 PYTEST_ARGS ?= -q
 T ?= tests/integration
 # Left to right: a folder includes itself and those before it, and its unit tests link nothing else.
-LAYERS := base wire conf net pool client daemon ops
+LAYERS := base wire conf net pool client daemon ops tools
 B := build/$(FLAVOUR)
 BIN := $(if $(filter plain,$(FLAVOUR)),build/pgkeel,$(B)/pgkeel)
 
@@ -49,8 +49,8 @@ endif
 build/flags.mk: scripts/deps Makefile
 	@sh scripts/deps build && mkdir -p build
 	@if_there() { pkg-config --exists $$1 && echo $$2; }; \
-	all="libevent_core libevent_extra libpq inih libssl libcrypto $$(if_there libsystemd libsystemd) $$(if_there pam pam)"; \
-	echo "PKG_CFLAGS := $$(pkg-config --cflags $$all) $$(if_there libsystemd -DHAVE_SYSTEMD) $$(if_there pam -DHAVE_PAM)" >$@.new && \
+	all="libevent_core libevent_extra libpq inih libssl libcrypto $$(if_there pam pam)"; \
+	echo "PKG_CFLAGS := $$(pkg-config --cflags $$all) $$(if_there pam -DHAVE_PAM)" >$@.new && \
 	echo "PKG_LIBS := $$(pkg-config --libs $$all)" >>$@.new && mv $@.new $@
 
 object = $(patsubst %.c,$(B)/%.o,$(1))
@@ -137,8 +137,9 @@ analyze:
 
 install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/pgkeel
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/pgkeel
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/pgkeel.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/pgkeel.service
+	install -d $(DESTDIR)$(PREFIX)/share/pgkeel $(addprefix $(DESTDIR)$(PREFIX)/lib/,systemd/system sysusers.d tmpfiles.d)
+	cd systemd && for f in *.service *.socket; do sed 's|/usr/local/bin/|$(PREFIX)/bin/|' $$f >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
+	for f in sysusers tmpfiles; do install -m 644 systemd/pgkeel.$$f $(DESTDIR)$(PREFIX)/lib/$$f.d/pgkeel.conf; done
 	for f in $(wildcard etc/*.ini); do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/pgkeel/; done
 
 clean: ; rm -rf build

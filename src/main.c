@@ -13,6 +13,7 @@
 #include "ops/console.h"
 #include "ops/http.h"
 #include "pool/dial.h"
+#include "tools/tools.h"
 
 #include <getopt.h>
 #include <stdlib.h>
@@ -45,6 +46,7 @@ static const char usage[] =
     "\n"
     "Usage: pgkeel [flags] [pgkeel.ini]\n"
     "       DATABASE_URL=postgresql://user:password@host/database pgkeel\n"
+    "       pgkeel ctl|top|wait|healthcheck|restart [flags] [pgkeel.ini]\n"
     "\n"
     "  -d, --daemon            run in the background\n"
     "  -q, --quiet             nothing on standard error once it runs\n"
@@ -56,6 +58,13 @@ static const char usage[] =
     "                          every key with value, origin and help, and exit\n"
     "  -V, --version           print the version and exit\n"
     "  -h, --help              print this and exit\n"
+    "\n"
+    "Beside one that runs, found by the same settings (--help behind the word says more):\n"
+    "  ctl \"SHOW POOLS\"        run console commands\n"
+    "  top                     pools and rates, live\n"
+    "  wait                    until a query works through it\n"
+    "  healthcheck             exit status 0 when it is alive\n"
+    "  restart                 start the program anew, without refusing a connection\n"
     "\n"
     "Every key can be set by an environment variable: PGKEEL_LISTEN_PORT=6432.\n";
 
@@ -213,6 +222,9 @@ main(int argc, char **argv)
 {
     struct command command = {.daemon = {.console = &console_handler, .takeover_fd = -1}};
 
+    if (argc > 1 && tools_has(argv[1])) {
+        return tools_run(argc, argv);
+    }
     process_remember(argv);
 
     process_hide();

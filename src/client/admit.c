@@ -131,12 +131,14 @@ follow_rule(struct client *client, const struct hba_rule *rule, struct fail *fai
     return false;
 }
 
-/* Whoever runs us needs no password on the console. */
+/* Whoever runs us needs no password on the console, nor does root. */
 static bool
 is_own_uid(const struct client *client)
 {
+    uid_t uid = client->identity.peer_uid;
+
     return client->login->is_console && login_is_console(client->identity.user) &&
-           client->identity.is_unix && client->identity.peer_uid == geteuid();
+           client->identity.is_unix && (uid == geteuid() || uid == 0);
 }
 
 /* What must be passed everywhere, without a file of rules. */

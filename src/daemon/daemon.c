@@ -66,12 +66,6 @@ struct daemon
     sigset_t signals; /* the mask we were started with */
 };
 
-static bool
-has_stderr(const struct daemon *daemon)
-{
-    return !daemon->options.is_quiet && !daemon->options.goes_to_background;
-}
-
 /* Hands a connection to the worker with the fewest clients. */
 static void
 on_accepted(void *arg, const struct accepted *accepted)
@@ -272,7 +266,7 @@ adopt(struct daemon *daemon, struct settings *settings, struct tls *tls)
     daemon->settings = settings;
     tls_release(&daemon->tls);
     daemon->tls = tls;
-    if (!logging_open(settings, has_stderr(daemon))) {
+    if (!logging_open(settings, &daemon->options)) {
         log_error("could not open log file \"%s\": %s", settings->logfile, strerror(errno));
     }
     for (int i = 0; i < daemon->worker_count; i++) {
@@ -402,7 +396,7 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     if (!certificates_load(settings, &daemon->tls, fail)) {
         return false;
     }
-    if (!logging_open(settings, has_stderr(daemon))) {
+    if (!logging_open(settings, &daemon->options)) {
         return fail_set(fail, "58000", "could not open log file \"%s\": %s", settings->logfile,
             strerror(errno));
     }

@@ -5,5 +5,8 @@
 
 #include "conf/settings.h"
 
+struct daemon_options;
+
 /* Opens it, or opens it again. False with errno: it goes on as before. */
-must_check bool logging_open(const struct settings *settings, bool has_stderr);
+must_check bool logging_open(
+    const struct settings *settings, const struct daemon_options *how);
