@@ -38,8 +38,11 @@ struct control_message
  * is no place for it. */
 bool control_path(const struct settings *settings, char *path, size_t size);
 
-/* Connects to the process behind the path, which must be ours; blocking. -1 with the reason. */
-int control_connect(const struct settings *settings, const char *path, struct fail *fail);
+/* Connects to the process behind the path; blocking. -1 with the reason. */
+int control_connect(const char *path, struct fail *fail);
+
+/* Whether it is one whose sockets may be used: root's, our own, or of the user that we become. */
+bool control_is_ours(int fd, const struct settings *settings);
 
 /* Sends text and descriptors (which stay the caller's). False with errno. */
 must_check bool control_send(int fd, const char *text, const int *fds, int count);

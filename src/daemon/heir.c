@@ -97,9 +97,13 @@ heir_ask(struct inheritance *inheritance, const struct settings *settings, int c
         if (!control_path(settings, path, sizeof(path))) {
             return fail_set(fail, "58000", "online restart needs pidfile or unix_socket_dir");
         }
-        inheritance->channel = control_connect(settings, path, fail);
+        inheritance->channel = control_connect(path, fail);
         if (inheritance->channel < 0) {
             return false;
+        }
+        if (!control_is_ours(inheritance->channel, settings)) {
+            return fail_set(
+                fail, "58000", "the process behind \"%s\" belongs to another user", path);
         }
     }
     if (control_send(inheritance->channel, "takeover", NULL, 0)) {

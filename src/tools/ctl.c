@@ -63,7 +63,7 @@ restart_run(const struct tool *tool)
         fputs("pgkeel: online restart needs pidfile or unix_socket_dir\n", stderr);
         return EXIT_FAILURE;
     }
-    int fd = control_connect(tool->settings, path, &fail);
+    int fd = control_connect(path, &fail);
     if (fd < 0) {
         fprintf(stderr, "pgkeel: %s\n", fail.text);
         return EXIT_FAILURE;

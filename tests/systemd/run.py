@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
@@ -178,15 +179,17 @@ def check_restart(site):
 
         thread = threading.Thread(target=knock)
         thread.start()
-        with site.wire() as busy:
-            busy.query("BEGIN")
-            said = site.machine.run("pgkeel", "restart", "/etc/pgkeel/pgkeel.ini")
-            wait_until(lambda: site.machine.main_pid() not in (0, pid), 10, what="another main process")
-            assert str(site.machine.main_pid()) in said, said
-            assert w.tags(busy.query("COMMIT")) == ["COMMIT"]
-            assert [fields["C"] for fields in w.errors(busy.recv_all())] == ["57P01"]
-        over.set()
-        thread.join()
+        try:
+            with site.wire() as busy:
+                busy.query("BEGIN")
+                said = site.machine.run("pgkeel", "restart", "/etc/pgkeel/pgkeel.ini")
+                wait_until(lambda: site.machine.main_pid() not in (0, pid), 10, what="another main process")
+                assert str(site.machine.main_pid()) in said, said
+                assert w.tags(busy.query("COMMIT")) == ["COMMIT"]
+                assert [fields["C"] for fields in w.errors(busy.recv_all())] == ["57P01"]
+        finally:
+            over.set()
+            thread.join()
         assert refused == [], refused
         wait_until(lambda: not os.path.exists(f"{site.machine.root}/proc/{pid}"), 10)
         assert site.machine.shows("pgkeel.service", "ActiveState") == "active"
@@ -302,7 +305,9 @@ def main():
                 print(f"ok      {check.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)
             except Exception as problem:  # pylint: disable=broad-except
                 failed += 1
-                print(f"FAILED  {check.__doc__}: {type(problem).__name__} {problem}\n{machine.journal()}", flush=True)
+                where = traceback.extract_tb(problem.__traceback__)[1]
+                print(f"FAILED  {check.__doc__}: line {where.lineno}: {type(problem).__name__} {problem}\n"
+                      f"{machine.journal()}", flush=True)
     finally:
         machine.off()
         server.remove()
