@@ -39,7 +39,6 @@ WRAP := $(if $(filter tsan,$(FLAVOUR)),$(shell setarch -R true 2>/dev/null && ec
 .PHONY: all run test check integration test-integration test-asan test-tsan deps-test outage fuzz fuzz-here lint \
 	format analyze clean install help
 .SECONDARY .DELETE_ON_ERROR:
-
 all: $(BIN)
 
 # Installs what is missing and remembers the flags. make makes and reads this file before everything else.

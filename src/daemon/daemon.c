@@ -480,11 +480,8 @@ on_hand_over(void *arg, pid_t pid)
 static bool
 take_over(struct daemon *daemon, struct fail *fail)
 {
-    struct takeover_host host = {.loop = daemon->loop,
-        .listeners = &daemon->listeners,
-        .crowds = &daemon->crowds,
-        .hand_over = on_hand_over,
-        .arg = daemon};
+    struct takeover_host host = {
+        daemon->loop, &daemon->listeners, &daemon->crowds, on_hand_over, daemon};
     bool is_ours = true;
 
     if (daemon->options.takes_over) {

@@ -396,7 +396,9 @@ void
 listen_accept_all(struct listener *list)
 {
     for (struct listener *listener = list; listener != NULL; listener = listener->next) {
-        on_connection(listener, 0);
+        if (!listener->is_managed) {
+            on_connection(listener, 0);
+        }
     }
 }
 

@@ -77,7 +77,8 @@ void listen_look_after(const struct accepted *accepted, const struct listen_pati
 /* Stops accepting for at least a tick, when descriptors ran out. */
 void listen_pause(struct listener *list, bool is_paused);
 
-/* Accepts at once what waits to be accepted: closing would reset it. */
+/* Accepts at once what waits to be accepted: closing would reset it. Not where a service manager
+ * keeps the socket for the next process. */
 void listen_accept_all(struct listener *list);
 
 /* Closes all, removes unix sockets that are still ours, frees the list and clears the pointer. */
