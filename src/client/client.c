@@ -34,7 +34,7 @@ enum
 {
     CLOSING_US = 2000000,
     LOGIN_GRACE_US = 3000000, /* for those who log in while this process leaves */
-    QUIET_US = 100000
+    QUIET_US = 500000
 };
 
 #define NO_LIMIT ((size_t)-1)
