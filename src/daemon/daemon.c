@@ -403,21 +403,6 @@ prepare_process(struct daemon *daemon, struct fail *fail)
     return true;
 }
 
-/* Signals that come while we start wait until somebody handles them; threads inherit the mask, so
- * that later they come to main alone. */
-static void
-hold_signals(struct daemon *daemon)
-{
-    static const int held[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
-    sigset_t set;
-
-    sigemptyset(&set);
-    for (size_t i = 0; i < sizeof(held) / sizeof(held[0]); i++) {
-        sigaddset(&set, held[i]);
-    }
-    sigprocmask(SIG_BLOCK, &set, &daemon->signals);
-}
-
 struct daemon *
 daemon_new(struct settings *settings, const struct daemon_options *options, struct fail *fail)
 {
@@ -427,7 +412,7 @@ daemon_new(struct settings *settings, const struct daemon_options *options, stru
     daemon->settings = settings_hold(settings);
     daemon->started_at_us = loop_clock_us();
     heir_init(&daemon->inheritance);
-    hold_signals(daemon);
+    process_hold_signals(&daemon->signals);
     systemd_init();
     if (!prepare_process(daemon, fail)) {
         listen_close(&daemon->listeners);

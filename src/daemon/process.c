@@ -252,6 +252,19 @@ process_harden(bool may_dump)
     prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN | PR_MDWE_NO_INHERIT, 0, 0, 0);
 }
 
+void
+process_hold_signals(sigset_t *before_out)
+{
+    static const int held[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(held) / sizeof(held[0]); i++) {
+        sigaddset(&set, held[i]);
+    }
+    sigprocmask(SIG_BLOCK, &set, before_out);
+}
+
 /* ---- one more of us ---- */
 
 void

@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 
+#include <signal.h>
 #include <stdint.h>
 
 /* Goes to the background: the caller returns as the child; the parent leaves with status 0 once the
@@ -50,3 +51,7 @@ void process_remember(char **argv);
 /* Starts the same program (what is at its place now) with the same arguments, to take over from
  * this process through the socket fd. False with the reason in the log. */
 must_check bool process_spawn(int fd);
+
+/* Signals that come while we start wait until somebody handles them; threads inherit the mask, so
+ * that later they come to main alone. *before_out: the mask until now. */
+void process_hold_signals(sigset_t *before_out);
