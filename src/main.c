@@ -185,7 +185,9 @@ serve(struct settings *settings, const struct command *command)
         log_error("%s", fail.text);
         return EXIT_FAILURE;
     }
-    struct daemon *daemon = daemon_new(settings, &command->daemon, &fail);
+    struct daemon_options wishes = command->daemon;
+    wishes.lodger = http_lodger(http);
+    struct daemon *daemon = daemon_new(settings, &wishes, &fail);
     if (daemon == NULL) {
         log_error("%s", fail.text);
         http_free(&http);

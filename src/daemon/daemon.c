@@ -72,13 +72,8 @@ on_accepted(void *arg, const struct accepted *accepted)
 {
     struct daemon *daemon = arg;
     struct worker *best = daemon->workers[0];
-    const struct settings *settings = daemon->settings;
 
-    listen_look_after(accepted, &(struct listen_patience){.keepalive = settings->tcp_keepalive,
-                                    .idle_s = (int)settings->tcp_keepidle,
-                                    .interval_s = (int)settings->tcp_keepintvl,
-                                    .count = (int)settings->tcp_keepcnt,
-                                    .user_timeout_ms = (int)settings->tcp_user_timeout});
+    listeners_look_after(daemon->settings, accepted);
     for (int i = 1; i < daemon->worker_count; i++) {
         if (atomic_load(&worker_crowd(daemon->workers[i])->load) <
             atomic_load(&worker_crowd(best)->load)) {
@@ -129,9 +124,8 @@ static int
 count_clients(const struct daemon *daemon)
 {
     int clients = 0;
-
     for (int i = 0; i < daemon->worker_count; i++) {
-        clients += atomic_load(&worker_crowd(daemon->workers[i])->load);
+        clients += atomic_load(&daemon->crowds.all[i]->load);
     }
     return clients;
 }
@@ -343,12 +337,12 @@ make_workers(struct daemon *daemon)
     daemon->pools = pools_new(daemon->loop, daemon->helpers, daemon->pool_workers, (int)count);
 }
 
-/* The pid file and all sockets: those of the process before us, the service manager's, or new ones.
- */
+/* The pid file and all sockets: those of the process before us, the manager's, or new ones. */
 static bool
 open_sockets(struct daemon *daemon, struct fail *fail)
 {
     const struct settings *settings = daemon->settings;
+    const struct daemon_lodger *lodger = daemon->options.lodger;
     struct inheritance *inheritance = &daemon->inheritance;
 
     if (daemon->options.takes_over &&
@@ -361,7 +355,8 @@ open_sockets(struct daemon *daemon, struct fail *fail)
         return false;
     }
     if (!systemd_sockets(&inheritance->sockets, fail) ||
-        !listeners_open(settings, &inheritance->sockets, &daemon->listeners, fail)) {
+        !listeners_open(settings, &inheritance->sockets, &daemon->listeners, fail) ||
+        (lodger != NULL && !lodger->open(lodger->arg, &inheritance->sockets, fail))) {
         return false;
     }
     daemon->takeover = takeover_new(settings, &inheritance->control);
@@ -456,8 +451,11 @@ on_hand_over(void *arg, pid_t pid)
 
     systemd_hand_over(pid);
     listen_close(&daemon->listeners);
+    if (daemon->options.lodger != NULL) {
+        daemon->options.lodger->leave(daemon->options.lodger->arg);
+    }
     if (daemon->phase == PHASE_SERVING) {
-        daemon_stop(daemon, daemon->settings->drain_mode == DRAIN_CLIENT ? STOP_WAIT : STOP_DRAIN);
+        on_terminate(daemon);
     }
 }
 
@@ -465,8 +463,10 @@ on_hand_over(void *arg, pid_t pid)
 static bool
 take_over(struct daemon *daemon, struct fail *fail)
 {
+    const struct daemon_lodger *lodger = daemon->options.lodger;
+    struct listener *others = lodger != NULL ? lodger->listeners(lodger->arg) : NULL;
     struct takeover_host host = {
-        daemon->loop, &daemon->listeners, &daemon->crowds, on_hand_over, daemon};
+        daemon->loop, &daemon->listeners, others, &daemon->crowds, on_hand_over, daemon};
     bool is_ours = true;
 
     if (daemon->options.takes_over) {

@@ -17,8 +17,18 @@ struct daemon;
 struct pools;
 struct worker;
 
+/* Somebody else's sockets, which are opened and handed to a new process with the daemon's own. */
+struct daemon_lodger
+{
+    bool (*open)(void *arg, struct listener **inherited, struct fail *fail);
+    struct listener *(*listeners)(void *arg);
+    void (*leave)(void *arg); /* the new process has them: accept nobody any more */
+    void *arg;
+};
+
 struct daemon_options
 {
+    const struct daemon_lodger *lodger; /* borrows, or NULL */
     struct settings_source source; /* where settings come from, also on reload */
     const struct handler *console;
     bool goes_to_background;

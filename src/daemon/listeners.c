@@ -114,3 +114,13 @@ listeners_open(const struct settings *settings, struct listener **inherited,
     }
     return open_configured(settings, &opening, fail);
 }
+
+void
+listeners_look_after(const struct settings *settings, const struct accepted *accepted)
+{
+    listen_look_after(accepted, &(struct listen_patience){.keepalive = settings->tcp_keepalive,
+                                    .idle_s = (int)settings->tcp_keepidle,
+                                    .interval_s = (int)settings->tcp_keepintvl,
+                                    .count = (int)settings->tcp_keepcnt,
+                                    .user_timeout_ms = (int)settings->tcp_user_timeout});
+}

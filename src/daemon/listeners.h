@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 
+struct accepted;
 struct listener;
 struct settings;
 
@@ -13,3 +14,6 @@ struct settings;
  * then stays in *list. */
 must_check bool listeners_open(const struct settings *settings, struct listener **inherited,
     struct listener **list, struct fail *fail);
+
+/* Asks the kernel to look after an accepted connection, as the settings have it. */
+void listeners_look_after(const struct settings *settings, const struct accepted *accepted);

@@ -179,6 +179,9 @@ on_takeover(struct channel *channel, const char *text)
     TAILQ_FOREACH (relative, &takeover->channels, link) {
         bequeath(&estate, 'r', relative->role == ROLE_PREDECESSOR ? relative->watch.fd : -1);
     }
+    for (listener = takeover->host.others; listener != NULL; listener = listen_next(listener)) {
+        bequeath(&estate, 'l', listen_fd(listener));
+    }
     if (!control_send(channel->watch.fd, estate.text, estate.fds, estate.count)) {
         log_warn("could not hand the sockets over: %s", strerror(errno));
         return;

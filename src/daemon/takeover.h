@@ -19,6 +19,7 @@ struct takeover_host
 {
     struct loop *loop;
     struct listener **listeners; /* borrows: what clients connect to */
+    struct listener *others;     /* borrows: others that are handed over, or NULL */
     struct crowds *crowds;       /* borrows: who may be cancelled */
     /* Another process serves: close what it has, let clients leave. */
     void (*hand_over)(void *arg, pid_t pid);

@@ -57,6 +57,8 @@ struct http
     struct listener *listeners; /* owns */
     struct desk desk;
     char token[TOKEN_MAX];
+    char address[300]; /* http_listen */
+    struct daemon_lodger lodger;
     pthread_t thread;
     TAILQ_HEAD(, visitor) visitors; /* own; the oldest first */
     int visitor_count;
@@ -271,15 +273,17 @@ split_address(const char *text, char *host, size_t size, int *port_out)
 }
 
 static bool
-open_listeners(struct http *http, const struct settings *settings, struct fail *fail)
+open_listeners(void *arg, struct listener **inherited, struct fail *fail)
 {
-    struct listen_options options = {.backlog = VISITORS_MAX, .unix_group = (gid_t)-1};
+    struct http *http = arg;
+    struct listen_options options = {
+        .backlog = VISITORS_MAX, .unix_group = (gid_t)-1, .inherited = inherited};
     char host[256];
     int port;
 
-    if (!split_address(settings->http_listen, host, sizeof(host), &port)) {
-        return fail_set(fail, "58000", "http_listen is an address and a port, not \"%s\"",
-            settings->http_listen);
+    if (!split_address(http->address, host, sizeof(host), &port)) {
+        return fail_set(
+            fail, "58000", "http_listen is an address and a port, not \"%s\"", http->address);
     }
     if (!listen_tcp(&http->listeners, host, port, &options, fail)) {
         return false;
@@ -291,6 +295,31 @@ open_listeners(struct http *http, const struct settings *settings, struct fail *
         http->desk.is_local = http->desk.is_local && is_local;
     }
     return true;
+}
+
+static struct listener *
+own_listeners(void *arg)
+{
+    struct http *http = arg;
+
+    return http->listeners;
+}
+
+static void
+on_leave(void *arg)
+{
+    struct http *http = arg;
+
+    listen_close(&http->listeners);
+}
+
+/* In main: the thread runs until main is over. */
+static void
+leave(void *arg)
+{
+    struct http *http = arg;
+
+    ensure(loop_post(http->loop, on_leave, http));
 }
 
 static void
@@ -349,12 +378,20 @@ http_new(const struct settings *settings, struct http **http_out, struct fail *f
     http->loop = loop_new(LOOP_INDEX, SCRATCH_SIZE);
     http->desk.token = http->token;
     http->ticks = TICKS_PER_SURVEY;
-    if (!read_token(settings, http->token, fail) || !open_listeners(http, settings, fail)) {
+    http->lodger = (struct daemon_lodger){open_listeners, own_listeners, leave, http};
+    snprintf(http->address, sizeof(http->address), "%s", settings->http_listen);
+    if (!read_token(settings, http->token, fail)) {
         http_free(&http);
         return false;
     }
     *http_out = http;
     return true;
+}
+
+const struct daemon_lodger *
+http_lodger(const struct http *http)
+{
+    return http != NULL ? &http->lodger : NULL;
 }
 
 void

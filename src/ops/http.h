@@ -8,13 +8,17 @@
 #include "base/fail.h"
 
 struct daemon;
+struct daemon_lodger;
 struct http;
 struct settings;
 
-/* Opens its port; *http_out is NULL when http_listen is empty. False with the reason. Before
- * daemon_new(): whoever finds the daemon's port open finds this one, too. */
+/* *http_out is NULL when http_listen is empty. False with the reason. Its port is opened by the
+ * daemon, and handed to a new process with the daemon's own. */
 must_check bool http_new(
     const struct settings *settings, struct http **http_out, struct fail *fail);
+
+/* For daemon_new(). */
+const struct daemon_lodger *http_lodger(const struct http *http);
 
 /* Starts its thread; before daemon_run(). Nothing to do for NULL, as below. */
 void http_start(struct http *http, struct daemon *daemon);

@@ -11,8 +11,9 @@ import time
 import psycopg2
 import pytest
 
-from harness import Closed, wait_until
+from harness import Closed, free_port, wait_until
 from harness import wire as w
+from harness.web import Web
 
 RESTARTS = int(os.environ.get("PGKEEL_RESTARTS", "3"))
 
@@ -334,3 +335,26 @@ def test_pooler_behind_a_pooler_restarts_unnoticed(postgres, pool, start_pooler)
         wait_until(lambda: load.complaints or load.done > before + 20, 20, what="transactions")
         assert pool.hand_over().wait(20) == 0
     assert load.end() == [] and load.sent_away == 0
+
+
+def test_http_goes_to_the_successor_without_a_refused_request(postgres, start_pooler):
+    web = Web(free_port())
+    pool = start_pooler(postgres, pool_size=2, pidfile="@dir@/pid", shutdown_timeout=20, http_listen=f"127.0.0.1:{web.port}")
+    answers, is_over = [], threading.Event()
+
+    def ask():
+        while not is_over.is_set():
+            answers.append(web.ask("/livez").status)
+
+    asking = threading.Thread(target=ask)
+    with pool.wire() as wire:
+        wire.query("BEGIN")  # keeps the old process
+        asking.start()
+        old = pool.hand_over()
+        wait_until(lambda: web.ask("/readyz").status == 200, 5, "the new process answers alone")
+        assert [web.ask("/readyz").status for _ in range(20)] == [200] * 20
+        wire.query("COMMIT")
+    assert old.wait(20) == 0
+    is_over.set()
+    asking.join()
+    assert set(answers) == {200}
