@@ -54,7 +54,7 @@ static const char usage[] =
     "  -u, --user=USER         become this user\n"
     "  -R, --reboot            take over from the process that serves; it lets its clients go\n"
     "      --check             read all settings, report every mistake, and exit\n"
-    "      --print-settings[=table|ini|markdown]\n"
+    "      --print-settings[=table|ini|markdown|man]\n"
     "                          every key with value, origin and help, and exit\n"
     "  -V, --version           print the version and exit\n"
     "  -h, --help              print this and exit\n"
@@ -84,16 +84,19 @@ static const struct option options[] = {
 static bool
 read_print(const char *how, enum settings_print *print_out)
 {
-    static const char *const names[] = {
-        [PRINT_TABLE] = "table", [PRINT_INI] = "ini", [PRINT_MARKDOWN] = "markdown"};
+    static const char *const names[] = {[PRINT_TABLE] = "table",
+        [PRINT_INI] = "ini",
+        [PRINT_MARKDOWN] = "markdown",
+        [PRINT_MAN] = "man"};
 
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (int)(sizeof(names) / sizeof(names[0])); i++) {
         if (how == NULL || strcmp(how, names[i]) == 0) {
             *print_out = (enum settings_print)i;
             return true;
         }
     }
-    fprintf(stderr, "pgkeel: --print-settings knows table, ini and markdown, not \"%s\"\n", how);
+    fprintf(stderr, "pgkeel: --print-settings knows table, ini, markdown and man, not \"%s\"\n",
+        how);
     return false;
 }
 

@@ -230,6 +230,31 @@ must_check bool server_tls_range(
 /* Reports what is wrong with the server_tls_* keys. */
 void server_tls_check(struct loader *loader);
 
+/* --- print.c --- */
+
+/* settings.def in its order, for printing: key NULL is a heading, both NULL the end. */
+struct printed_line
+{
+    const char *heading;
+    const struct key *key;
+};
+
+extern const struct printed_line conf_lines[];
+
+static inline bool
+print_is_end(const struct printed_line *line)
+{
+    return line->heading == NULL && line->key == NULL;
+}
+
+/* "1 to 65535", "0 to 1d", or nothing where any text will do. */
+void print_allowed(const struct key *key, char *to, size_t size);
+
+/* --- manual.c --- */
+
+/* pgkeel.ini(5), for man. */
+void manual_print(FILE *to);
+
 /* --- lookup.c --- */
 
 /* A line of [users]. */

@@ -1,5 +1,6 @@
 /*
  * Showing settings: rows for SHOW CONFIG, and --print-settings as table, sample file or reference.
+ * The manual page is manual.c's.
  * Passwords are in no key; of databases they are masked.
  */
 #include "conf/settings.h"
@@ -7,16 +8,12 @@
 #include "base/text.h"
 #include "conf/internal.h"
 
-/* The headings of settings.def between its keys; key NULL marks one. */
-static const struct
-{
-    const char *heading;
-    const struct key *key;
-} lines[] = {
+const struct printed_line conf_lines[] = {
 #define HEADING(text) {text, NULL},
 #define SETTING(name, ...) {NULL, &conf_keys[KEY_##name]},
 #include "conf/settings.def"
 #undef SETTING
+    {NULL, NULL},
 };
 
 bool
@@ -37,8 +34,7 @@ settings_next_row(const struct settings *settings, size_t *cursor, struct settin
     return true;
 }
 
-/* "1 to 65535", "0 to 1d", or nothing where any text will do. */
-static void
+void
 print_allowed(const struct key *key, char *to, size_t size)
 {
     char low[32];
@@ -180,8 +176,8 @@ print_table(const struct settings *settings, FILE *to)
 static const char ini_top[] =
     "; pgkeel.ini: every key with its default. Written by: pgkeel --print-settings=ini\n"
     "; Lines that begin with ; or # are comments. Durations are seconds, or 500ms, 5min, 1h, 1d.\n"
-    "; Each key can also be set as PGKEEL_<KEY> in the environment, and as key=value on the\n"
-    "; command line. %include FILE reads another file.\n"
+    "; Each key can also be set as PGKEEL_<KEY> in the environment. %include FILE reads another\n"
+    "; file.\n"
     "\n"
     "[databases]\n"
     "; name = any connection string of libpq: keywords, or a URL. The name * serves all others.\n"
@@ -209,10 +205,10 @@ print_ini(const struct settings *settings, FILE *to)
     fputs(ini_top, to);
     print_databases(settings, "", to);
     fputs(ini_users, to);
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        const struct key *key = lines[i].key;
+    for (size_t i = 0; !print_is_end(&conf_lines[i]); i++) {
+        const struct key *key = conf_lines[i].key;
         if (key == NULL) {
-            fprintf(to, "%s;;; %s\n\n", i == 0 ? "" : "\n", lines[i].heading);
+            fprintf(to, "%s;;; %s\n\n", i == 0 ? "" : "\n", conf_lines[i].heading);
             continue;
         }
         print_value(settings, key, value, sizeof(value));
@@ -246,11 +242,11 @@ print_markdown(const struct settings *settings, FILE *to)
     char allowed[120];
 
     fputs("# Settings\n", to);
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        const struct key *key = lines[i].key;
+    for (size_t i = 0; !print_is_end(&conf_lines[i]); i++) {
+        const struct key *key = conf_lines[i].key;
         if (key == NULL) {
-            fprintf(to, "\n## %s\n\n| key | default | allowed | reload | |\n", lines[i].heading);
-            fputs("|---|---|---|---|---|\n", to);
+            fprintf(to, "\n## %s\n\n", conf_lines[i].heading);
+            fputs("| key | default | allowed | reload | |\n|---|---|---|---|---|\n", to);
             continue;
         }
         print_value(settings, key, value, sizeof(value));
@@ -274,6 +270,9 @@ settings_print(const struct settings *settings, enum settings_print how, FILE *t
         return;
     case PRINT_MARKDOWN:
         print_markdown(settings, to);
+        return;
+    case PRINT_MAN:
+        manual_print(to);
         return;
     }
 }

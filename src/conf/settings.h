@@ -206,7 +206,8 @@ enum settings_print
 {
     PRINT_TABLE,
     PRINT_INI,
-    PRINT_MARKDOWN
+    PRINT_MARKDOWN,
+    PRINT_MAN /* pgkeel.ini(5), always with the defaults */
 };
 
 /* Every key with value, origin and help; databases with secrets masked. settings NULL: the

@@ -1,5 +1,6 @@
 """Starting: what is said about wrong settings, with which status, and what the command line prints."""
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_printed_sample_is_a_valid_configuration(run):
 
 def test_secrets_are_never_printed(run, postgres, start_pooler):
     url = postgres.url().replace("app-secret", "hush%20hush")
-    for how in ("table", "ini", "markdown"):
+    for how in ("table", "ini", "markdown", "man"):
         status, said = run(None, f"--print-settings={how}", env={"DATABASE_URL": url})
         assert status == 0 and "hush" not in said
     pooler = start_pooler(env={"DATABASE_URL": postgres.url()}, args=["-v", "-v"])
@@ -157,6 +158,27 @@ def test_printed_reference_has_every_key(run):
     assert [key for key in known if not re.search(rf"(?m)^\|? ?`?{key}\b", said)] == []
 
 
+def test_manual_page_has_every_key_and_formats_without_a_warning(run):
+    status, page = run(None, "--print-settings=man")
+    known = re.findall(r"(?m)^SETTING\((\w+),", (ROOT / "src/conf/settings.def").read_text())
+    assert status == 0 and [key for key in known if f"\n.B {key}\n" not in page] == []
+    if shutil.which("groff"):
+        for text in (page, (ROOT / "docs/pgkeel.1").read_text()):
+            made = subprocess.run(["groff", "-man", "-Tutf8", "-P-cbou", "-ww"], input=text, capture_output=True, text=True)
+            assert made.stderr == "" and "SEE ALSO" in made.stdout
+
+
+def test_manual_page_and_completion_know_the_whole_usage(run):
+    usage = run(None, "--help")[1]
+    options = re.findall(r"(?m)(?<![\w-])--[a-z-]+", usage)
+    commands = re.findall(r"(?m)^  ([a-z]+) [ \w\"]{8,}", usage)
+    assert {"--check", "--print-settings"} <= set(options)
+    page = (ROOT / "docs/pgkeel.1").read_text().replace("\\-", "-")
+    completion = (ROOT / "etc/pgkeel.bash").read_text()
+    for text in (page, completion):
+        assert [word for word in options + commands if not re.search(rf"(?<![\w-]){word}\b", text)] == []
+
+
 def test_printed_settings_show_values_that_were_set(run):
     for how in ("table", "ini"):
         status, said = run(DATABASE + "[pgkeel]\nquery_timeout = 77\n", f"--print-settings={how}")
@@ -183,7 +205,7 @@ def test_wrong_connection_string_is_refused_without_its_password(run, entry):
 
 def test_password_in_a_file_is_masked(run):
     ini = "[databases]\napp = host=h user=u password=hush sslpassword=hush\n"
-    for how in ("table", "ini", "markdown"):
+    for how in ("table", "ini", "markdown", "man"):
         status, said = run(ini, f"--print-settings={how}")
         assert status == 0 and "hush" not in said
 
