@@ -1,5 +1,6 @@
 # pgkeel. `make` builds build/pgkeel, `make run` shows it at work, `make test` tests everything, `make help` lists
-# the rest. What is needed and is not there, scripts/deps installs (Debian) or names (elsewhere) first.
+# the rest. What is needed and is not there, scripts/deps installs (Debian) or names (elsewhere) first;
+# DEPS=true leaves that to you.
 #
 # FLAVOUR: plain (default), asan (ASan and UBSan), tsan, fuzz (libFuzzer, clang). Each has its own objects
 # under build/FLAVOUR/; the plain program is build/pgkeel, the others are build/FLAVOUR/pgkeel.
@@ -10,6 +11,7 @@ FUZZ_SECONDS ?= 60
 PYTHON ?= /usr/bin/python3
 PYTEST_ARGS ?= -q
 T ?= tests/integration
+DEPS ?= sh scripts/deps
 # Left to right: a folder includes itself and those before it, and its unit tests link nothing else.
 LAYERS := base wire conf net pool client daemon ops tools
 B := build/$(FLAVOUR)
@@ -46,7 +48,7 @@ ifneq ($(filter-out clean help,$(or $(MAKECMDGOALS),all)),)
 include build/flags.mk
 endif
 build/flags.mk: scripts/deps Makefile
-	@sh scripts/deps build && mkdir -p build
+	@$(DEPS) build && mkdir -p build
 	@if_there() { pkg-config --exists $$1 && echo $$2; }; \
 	all="libevent_core libevent_extra libpq inih libssl libcrypto $$(if_there pam pam)"; \
 	echo "PKG_CFLAGS := $$(pkg-config --cflags $$all) $$(if_there pam -DHAVE_PAM)" >$@.new && \
@@ -70,7 +72,7 @@ endef
 $(foreach f,$(LAYERS),$(eval $(call archive_rule,$(f))))
 
 run:
-	@+sh scripts/deps run && $(MAKE) --no-print-directory all && exec scripts/run
+	@+$(DEPS) run && $(MAKE) --no-print-directory all && exec scripts/run
 
 # A unit test links the folders up to its module's own, so that the linker checks the layers.
 # `/* links: fake_pool.c */` among its first lines names further sources there.
@@ -92,7 +94,7 @@ $(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),corpus/$(x),tests/fuzz/fuzz_
 $(foreach x,$(FUZZERS),$(eval $(call test_rule,$(x),fuzz/$(x),tests/fuzz/fuzz_$(x).c $(call fakes,tests/fuzz/fuzz_$(x).c),-fsanitize=fuzzer)))
 
 deps-test:
-	@sh scripts/deps test
+	@$(DEPS) test
 $(call object,$(wildcard tests/*/*.c)) lint: | deps-test
 
 test:
@@ -115,7 +117,7 @@ outage: $(BIN) | deps-test
 	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/outage/outage.py $(OUTAGE_ARGS)
 
 fuzz:
-	@+sh scripts/deps test fuzz && $(MAKE) --no-print-directory FLAVOUR=fuzz fuzz-here
+	@+$(DEPS) test fuzz && $(MAKE) --no-print-directory FLAVOUR=fuzz fuzz-here
 
 fuzz-here: $(FUZZERS:%=$(B)/fuzz/%)
 	@for x in $(FUZZERS); do found=$(B)/found/$$x; mkdir -p $$found; echo "== $$x, $(FUZZ_SECONDS) s"; \
@@ -135,11 +137,7 @@ analyze:
 		$(SOURCES) -- -std=gnu11 -D_GNU_SOURCE -Isrc $(PKG_CFLAGS)
 
 install: $(BIN)
-	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/pgkeel
-	install -d $(DESTDIR)$(PREFIX)/share/pgkeel $(addprefix $(DESTDIR)$(PREFIX)/lib/,systemd/system sysusers.d tmpfiles.d)
-	cd systemd && for f in *.service *.socket; do sed 's|/usr/local/bin/|$(PREFIX)/bin/|' $$f >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
-	for f in sysusers tmpfiles; do install -m 644 systemd/pgkeel.$$f $(DESTDIR)$(PREFIX)/lib/$$f.d/pgkeel.conf; done
-	for f in $(wildcard etc/*.ini); do install -m 644 $$f $(DESTDIR)$(PREFIX)/share/pgkeel/; done
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' sh scripts/install $(BIN)
 
 clean: ; rm -rf build
 help:
