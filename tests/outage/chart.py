@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Draws doc/outage.svg from the figures of outage.py --json: by fault, how many connections each proxy's clients lost and
+"""Draws docs/outage.svg from the figures of outage.py --json: by fault, how many connections each proxy's clients lost and
 how long a request of theirs stood still.
 
-    make outage OUTAGE_ARGS='--json figures.json' && tests/outage/chart.py figures.json doc/outage.svg
+    make outage OUTAGE_ARGS='--json figures.json' && tests/outage/chart.py figures.json docs/outage.svg
 
 Bars of losses are logarithmic, because none against thousands is the point; those of time are not.
 """
