@@ -66,7 +66,8 @@ static const char usage[] =
     "  healthcheck             exit status 0 when it is alive\n"
     "  restart                 start the program anew, without refusing a connection\n"
     "\n"
-    "Every key can be set by an environment variable: PGKEEL_LISTEN_PORT=6432.\n";
+    "Every key can be set by an environment variable: PGKEEL_LISTEN_PORT=6432. Without a file on\n"
+    "the command line PGKEEL_CONFIG names it, to all of them.\n";
 
 static const struct option options[] = {
     {"daemon", no_argument, NULL, 'd'},
@@ -174,7 +175,7 @@ read_command(int argc, char **argv, struct command *command)
             stderr, "pgkeel: one configuration file at most, not also \"%s\"\n", argv[optind + 1]);
         return EXIT_WRONG_USE;
     }
-    command->daemon.source.path = argv[optind];
+    command->daemon.source.path = argc > optind ? argv[optind] : settings_usual_path();
     return -1;
 }
 

@@ -1,6 +1,6 @@
 /*
  * DATABASE_URL, DATABASE_URL_<NAME>, PGKEEL_<KEY>, each also as ..._FILE, which names a file with
- * the value. Called from settings.c.
+ * the value. Called from settings.c; PGKEEL_CONFIG is read for main.c and the tools.
  */
 #include "conf/internal.h"
 
@@ -15,8 +15,10 @@ static const char prefix[] = "PGKEEL_";
 static const char url[] = "DATABASE_URL";
 static const char file_suffix[] = "_FILE";
 
+static const char config[] = "PGKEEL_CONFIG";
+
 /* Read by others than the settings. */
-static const char *const not_keys[] = {"PGKEEL_BIN", "PGKEEL_CONFIG"};
+static const char *const not_keys[] = {"PGKEEL_BIN", config};
 
 static char *
 lower(const char *text)
@@ -169,6 +171,14 @@ take_variable(struct loader *loader, const char *variable, const char *value)
                (variable[len] == '\0' || (variable[len] == '_' && variable[len + 1] != '\0'))) {
         take_url(loader, variable, value);
     }
+}
+
+const char *
+settings_usual_path(void)
+{
+    const char *path = getenv(config);
+
+    return path != NULL && path[0] != '\0' ? path : NULL;
 }
 
 void

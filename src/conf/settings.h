@@ -136,6 +136,9 @@ struct settings_source
                                      anew, but taken as they were */
 };
 
+/* The file that PGKEEL_CONFIG names, for when the command line names none; NULL: neither does. */
+const char *settings_usual_path(void);
+
 /* Reads everything and reports every finding. NULL after any error. Main thread. */
 struct settings *settings_load(
     const struct settings_source *source, settings_report_fn *report, void *arg);

@@ -149,7 +149,7 @@ tools_run(int argc, char **argv)
         return status;
     }
     tool.words = words;
-    tool.settings = load(path);
+    tool.settings = load(path != NULL ? path : settings_usual_path());
     if (tool.settings == NULL) {
         return EXIT_FAILURE;
     }

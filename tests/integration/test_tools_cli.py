@@ -72,6 +72,21 @@ def test_ctl_finds_the_daemon_by_the_environment(postgres, start_pooler):
     assert run(pool, "ctl", "SHOW DATABASES", config=False)[0] == 0
 
 
+def test_pgkeel_config_names_the_file_for_daemon_and_tools(postgres, start_pooler):
+    pool = start_pooler(postgres, default_pool_size=7, start=False)
+    file, pool.ini_path = pool.ini_path, None
+    pool.env["PGKEEL_CONFIG"] = str(file)
+    pool.start()
+    with pool.wire() as client:
+        assert client.value("SELECT 1") == "1"
+    status, out, _ = run(pool, "ctl", "--csv", "SHOW CONFIG", config=False)
+    assert status == 0 and f"\ndefault_pool_size,7,20,yes,{file}:" in out
+    # The command line's file counts more.
+    (pool.dir / "other.ini").write_text("[pgkeel]\nlisten_port = 1\n")
+    status, _, err = run(pool, "ctl", str(pool.dir / "other.ini"), "SHOW VERSION", config=False)
+    assert status == 1 and "no database is configured" in err
+
+
 def test_ctl_without_a_unix_socket_uses_an_administrator(postgres, start_pooler):
     pool = start_pooler(postgres, unix_socket_dir="", admin_users="nobody, app")
     assert run(pool, "ctl", "SHOW VERSION")[0] == 0
