@@ -115,5 +115,8 @@ def test_compose_and_manifests_refer_to_what_they_have():
     assert ("sidecar.yaml", "Deployment") in kinds and ("deployment.yaml", "Service") in kinds
     for _, thing in manifests():
         for container in pod_containers(thing):
+            ports = {port["name"] for port in container.get("ports", [])}
+            probes = [probe for name, probe in container.items() if name.endswith("Probe")]
+            assert {probe["httpGet"]["port"] for probe in probes} <= ports
             volumes = {volume["name"] for volume in thing["spec"]["template"]["spec"]["volumes"]}
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes

@@ -49,7 +49,7 @@ def scene(tmp_path, fresh_postgres, start_pooler):
     for path in (DOCKER / "secrets").iterdir():
         (tmp_path / path.name).write_text(path.read_text().replace("@db:5432/", f"@127.0.0.1:{server.port}/"))
     usual = image_environment()["PGKEEL_CONFIG"]
-    moved = {usual: str(tmp_path / "pgkeel.ini"), SECRETS: f"{tmp_path}/", "6432": str(port)}
+    moved = {usual: str(tmp_path / "pgkeel.ini"), SECRETS: f"{tmp_path}/", "6432": str(port), "*:9127": f"127.0.0.1:{free_port()}"}
     (tmp_path / "userlist.txt").touch()
     (tmp_path / "pgkeel.ini").write_text(
         (ROOT / "etc/docker.ini").read_text().replace("/etc/pgkeel/", f"{tmp_path}/"))
