@@ -6,10 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from harness import password_of, wait_until
+from harness.containers import can_make_namespaces
 from harness.pooler import TROUBLE, sanitizer_environment, userlist
 from harness.postgres import as_postgres, make_dir
 
@@ -18,11 +20,6 @@ PACKAGED = pathlib.Path("/etc/pgbouncer")
 PLACES = {"etc": "/etc/pgbouncer", "log": "/var/log/postgresql", "run": "/run/postgresql"}
 LOOPBACK_UP = ("import fcntl, socket, struct;"
                "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH14x', b'lo', 0x41))")
-
-
-def can_make_namespaces():
-    return os.geteuid() == 0 and subprocess.run(
-        ["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode == 0
 
 
 pytestmark = [
@@ -65,7 +62,7 @@ class Dropin:
             if not os.path.isdir(place):
                 pytest.skip(f"there is no {place}")
         steps = [f"mount --bind {self.dir / name} {place}" for name, place in PLACES.items()]
-        steps += [f'/usr/bin/python3 -c "{LOOPBACK_UP}"', 'exec "$@"']
+        steps += [f'{sys.executable} -c "{LOOPBACK_UP}"', 'exec "$@"']
         pgkeel = as_postgres(str(self.dir / "pgkeel"), "/etc/pgbouncer/pgbouncer.ini")
         environment = {"PATH": os.environ["PATH"], **sanitizer_environment()}
         with open(self.dir / "stderr", "wb") as log:

@@ -1,12 +1,27 @@
 """What docker/ says, read for the tests that stand in for a container engine."""
+import os
 import pathlib
 import re
+import subprocess
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "docker"
 SECRETS = "/run/secrets/"
+
+
+def can_make_namespaces():
+    return os.geteuid() == 0 and subprocess.run(
+        ["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode == 0
+
+
+def only_hosts(directory):
+    """The beginning of a command whose program finds the names in directory/hosts and no others."""
+    (directory / "hosts").write_text("")
+    (directory / "nsswitch.conf").write_text("hosts: files\n")
+    mounts = "".join(f"mount --bind {directory}/{name} /etc/{name} && " for name in ("hosts", "nsswitch.conf"))
+    return ["unshare", "--mount", "sh", "-ec", f'{mounts}exec "$@"', "sh"]
 
 
 def documents(path):
