@@ -192,6 +192,7 @@ admit_choose_method(struct client *client, struct fail *fail)
 
     if (is_own_uid(client)) {
         client->identity.is_admin = true;
+        client->identity.is_own = true;
         login->method = METHOD_TRUST;
         return true;
     }

@@ -379,7 +379,8 @@ client_close(struct client *client, const struct fail *fail)
     bool is_worth_a_line =
         client->identity.user != NULL && crowd->pool.settings->log_disconnections;
     if (client->state != CLIENT_CLOSING && is_worth_a_line) {
-        client_log(LEVEL_INFO, client, "closing: %s", fail != NULL ? fail->text : "client left");
+        client_log(client->identity.is_own ? LEVEL_DEBUG : LEVEL_INFO, client, "closing: %s",
+            fail != NULL ? fail->text : "client left");
     }
     let_go_of_everything(client, fail);
     deadline_stop(&client->deadline);

@@ -117,6 +117,7 @@ struct identity
     uid_t peer_uid;        /* of a unix socket's peer, else -1 */
     bool is_unix;
     bool is_admin; /* may change things on the console */
+    bool is_own;   /* whoever runs us, on the console: health checks, so no line in the log */
     char *peer;    /* owns: "10.0.0.7:5012" */
 };
 

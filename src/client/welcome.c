@@ -144,7 +144,7 @@ admit_to_console(struct client *client, struct fail *fail)
         return fail_set(fail, "42501", "user \"%s\" may not use the console", user);
     }
     if (client->crowd->pool.settings->log_connections) {
-        client_log(LEVEL_INFO, client, "login ok");
+        client_log(client->identity.is_own ? LEVEL_DEBUG : LEVEL_INFO, client, "login ok");
     }
     login_end(client);
     keys_make(client);

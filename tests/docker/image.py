@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import urllib.error
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -264,9 +265,14 @@ def check_http(site):
     """run: health and metrics over HTTP"""
     with site.container({"DATABASE_URL": site.server.url()}) as one:
         base = f"http://{one.env['PGKEEL_HTTP_LISTEN']}"
-        for path, words in (("/livez", ""), ("/readyz?db=app", ""), ("/metrics", "pgkeel_")):
-            with urllib.request.urlopen(base + path, timeout=10) as answer:
-                assert answer.status == 200 and words in answer.read().decode(), path
+
+        def answers(path, words=""):
+            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(base + path, timeout=10) as answer:
+                return answer.status == 200 and words in answer.read().decode()
+            return False
+
+        assert answers("/livez") and answers("/readyz") and answers("/metrics", "pgkeel_")
+        wait_until(lambda: answers("/readyz?db=app"), 10, what="the database")
 
 
 CHECKS = [check_settings, check_contents, check_secret, check_variable, check_file, check_health, check_http]

@@ -202,6 +202,8 @@ def test_hangup_leaves_the_renamed_log_alone_and_changes_settings(postgres, star
     size = len(old.read_text())
     config = {row["key"]: row["value"] for row in pooler.admin("SHOW CONFIG")}
     assert config["default_pool_size"] == "4"
+    with pooler.wire():
+        pass
     wait_until(lambda: "client left" in log.read_text())
     assert len(old.read_text()) == size
 

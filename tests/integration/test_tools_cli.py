@@ -154,6 +154,16 @@ def test_healthcheck_tells_the_living_from_the_dead(postgres, start_pooler, more
     assert run(pool, "healthcheck")[0] == 1
 
 
+def test_healthcheck_leaves_no_line_in_the_log(pool):
+    before = pool.log()
+    assert run(pool, "healthcheck")[0] == 0
+    with pool.wire() as client:  # its line is written after those of the check would be
+        client.query("SELECT 1")
+    pool.wait_for_log("closing: client left")
+    added = pool.log()[len(before):]
+    assert "app/app" in added and "pgkeel/pgkeel" not in added
+
+
 # ---- top
 
 def test_top_prints_once_where_there_is_no_terminal(pool):
