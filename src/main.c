@@ -198,7 +198,6 @@ serve(struct settings *settings, const struct command *command)
         return EXIT_FAILURE;
     }
     console_init(daemon);
-    http_start(http, daemon);
     bool has_served = daemon_run(daemon, &fail);
     if (!has_served) {
         log_error("%s", fail.text);

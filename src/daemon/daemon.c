@@ -238,7 +238,6 @@ resolve_limits(struct daemon *daemon)
 {
     int64_t files = process_raise_files();
     int64_t wanted = daemon->settings->max_client_conn;
-
     daemon->crowds.max_client_conn = wanted > 0 ? wanted : files - files / 10 - 64;
     int64_t strangers = daemon->settings->max_unauthenticated;
     int64_t usual = daemon->crowds.max_client_conn / 4;
@@ -315,11 +314,9 @@ daemon_change(struct daemon *daemon, const char *key, const char *value,
 static void
 make_workers(struct daemon *daemon)
 {
-    int64_t count = daemon->settings->workers;
+    int64_t wanted = daemon->settings->workers;
+    int64_t count = wanted != 0 ? wanted : sysconf(_SC_NPROCESSORS_ONLN);
 
-    if (count == 0) {
-        count = sysconf(_SC_NPROCESSORS_ONLN);
-    }
     count = count < 1 ? 1 : count > WORKERS_MAX ? WORKERS_MAX : count;
     daemon->worker_count = (int)count;
     daemon->workers = mem_new((size_t)count * sizeof(struct worker *));
@@ -512,6 +509,9 @@ daemon_run(struct daemon *daemon, struct fail *fail)
     loop_on_tick(daemon->loop, on_tick, daemon);
     pools_reload(daemon->pools, daemon->settings);
     listen_start(daemon->listeners, daemon->loop, on_accepted, daemon);
+    if (daemon->options.lodger != NULL) {
+        daemon->options.lodger->start(daemon->options.lodger->arg, daemon);
+    }
     bool is_ours = take_over(daemon, fail);
     if (is_ours) {
         say_ready(daemon);

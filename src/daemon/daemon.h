@@ -22,6 +22,7 @@ struct daemon_lodger
 {
     bool (*open)(void *arg, struct listener **inherited, struct fail *fail);
     struct listener *(*listeners)(void *arg);
+    void (*start)(void *arg, struct daemon *daemon); /* everything that it may look at runs */
     void (*leave)(void *arg); /* the new process has them: accept nobody any more */
     void *arg;
 };

@@ -366,6 +366,23 @@ http_main(void *arg)
     return NULL;
 }
 
+/* In main. */
+static void
+start(void *arg, struct daemon *daemon)
+{
+    struct http *http = arg;
+
+    for (struct listener *at = http->listeners; at != NULL; at = listen_next(at)) {
+        log_info("metrics and status on http://%s/", listen_name(at));
+    }
+    if (!http->desk.is_local && http->token[0] == '\0') {
+        log_warn("http_listen is open to the network, and there is no http_token: everybody who "
+                 "can connect sees databases, users and addresses");
+    }
+    http->desk.daemon = daemon;
+    ensure(pthread_create(&http->thread, NULL, http_main, http) == 0);
+}
+
 bool
 http_new(const struct settings *settings, struct http **http_out, struct fail *fail)
 {
@@ -378,7 +395,7 @@ http_new(const struct settings *settings, struct http **http_out, struct fail *f
     http->loop = loop_new(LOOP_INDEX, SCRATCH_SIZE);
     http->desk.token = http->token;
     http->ticks = TICKS_PER_SURVEY;
-    http->lodger = (struct daemon_lodger){open_listeners, own_listeners, leave, http};
+    http->lodger = (struct daemon_lodger){open_listeners, own_listeners, start, leave, http};
     snprintf(http->address, sizeof(http->address), "%s", settings->http_listen);
     if (!read_token(settings, http->token, fail)) {
         http_free(&http);
@@ -392,21 +409,4 @@ const struct daemon_lodger *
 http_lodger(const struct http *http)
 {
     return http != NULL ? &http->lodger : NULL;
-}
-
-void
-http_start(struct http *http, struct daemon *daemon)
-{
-    if (http == NULL) {
-        return;
-    }
-    for (struct listener *at = http->listeners; at != NULL; at = listen_next(at)) {
-        log_info("metrics and status on http://%s/", listen_name(at));
-    }
-    if (!http->desk.is_local && http->token[0] == '\0') {
-        log_warn("http_listen is open to the network, and there is no http_token: everybody who "
-                 "can connect sees databases, users and addresses");
-    }
-    http->desk.daemon = daemon;
-    ensure(pthread_create(&http->thread, NULL, http_main, http) == 0);
 }

@@ -17,11 +17,8 @@ struct settings;
 must_check bool http_new(
     const struct settings *settings, struct http **http_out, struct fail *fail);
 
-/* For daemon_new(). */
+/* For daemon_new(), which starts its thread, too. NULL for NULL. */
 const struct daemon_lodger *http_lodger(const struct http *http);
-
-/* Starts its thread; before daemon_run(). Nothing to do for NULL, as below. */
-void http_start(struct http *http, struct daemon *daemon);
 
 /* Ends the thread, if there is one, and frees everything; after daemon_run(). */
 void http_free(struct http **http);

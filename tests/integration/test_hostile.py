@@ -406,5 +406,5 @@ def test_probes_and_limits_of_ours_are_no_failures(postgres, start_pooler):
         with pooler.dial() as wire:
             with contextlib.suppress(ServerError):
                 wire.startup("ann", "app").asked_method()
-    assert attempt(pooler) == "53300"
+    wait_until(lambda: attempt(pooler) == "53300", what="both workers have seen them leave")
     assert pooler.log_contains("max_login_failures")
