@@ -11,6 +11,8 @@ FUZZ_SECONDS ?= 60
 PYTHON ?= /usr/bin/python3
 PYTEST_ARGS ?= -q
 T ?= tests/integration
+# Or scripts/integration: several files at a time.
+INTEGRATION ?= $(PYTHON) -m pytest -p no:cacheprovider
 DEPS ?= sh scripts/deps
 # Left to right: a folder includes itself and those before it, and its unit tests link nothing else.
 LAYERS := base wire conf net pool client daemon ops tools
@@ -111,7 +113,7 @@ check: $(UNITS:%=$(B)/unit/%) $(FUZZERS:%=$(B)/corpus/%)
 		else status=$$?; cat $(B)/$$t.log; echo "FAILED  $$t (status $$status)"; failed=1; fi; done; exit $$failed
 
 integration test-integration: $(BIN) | deps-test
-	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(WRAP) $(PYTHON) -m pytest -p no:cacheprovider $(T) $(PYTEST_ARGS)
+	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(WRAP) $(INTEGRATION) $(T) $(PYTEST_ARGS)
 
 outage: $(BIN) | deps-test
 	PGKEEL_BIN=$(abspath $(BIN)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/outage/outage.py $(OUTAGE_ARGS)
