@@ -5,7 +5,7 @@
  * escaped, so nobody forges a line or drives a terminal.
  *
  *     log_write ─ limit_repeats ─┬─ make_text / make_json ─ emit ─┬─ file
- *                                └─ (left out, counted)           ├─ standard error
+ *                                └─ (left out, counted)           ├─ standard error, or the journal
  *                                                                 └─ syslog
  */
 #include "base/log.h"
@@ -21,8 +21,11 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,6 +82,7 @@ static struct
     atomic_int threshold;
     atomic_bool to_file;
     atomic_bool to_stderr;
+    atomic_bool to_journal; /* standard error is journald's */
     atomic_bool to_syslog;
     atomic_bool is_json;
 } shared = {.fd = -1, .threshold = LEVEL_INFO, .to_stderr = true};
@@ -156,6 +160,18 @@ open_syslog(const char *ident, const char *facility)
     free(before); /* openlog() holds the new one by now */
 }
 
+/* systemd names the stream that it connected (systemd.exec(5), JOURNAL_STREAM). */
+static bool
+is_journal(int fd)
+{
+    const char *named = getenv("JOURNAL_STREAM");
+    uint64_t device, inode;
+    struct stat info;
+
+    return named != NULL && sscanf(named, "%" SCNu64 ":%" SCNu64, &device, &inode) == 2 &&
+           fstat(fd, &info) == 0 && info.st_dev == device && info.st_ino == inode;
+}
+
 bool
 log_open(const struct log_options *options)
 {
@@ -173,6 +189,7 @@ log_open(const struct log_options *options)
     atomic_store(&shared.is_json, options->is_json);
     atomic_store(&shared.threshold, (int)options->threshold);
     open_syslog(options->syslog_ident, options->syslog_facility);
+    atomic_store(&shared.to_journal, is_journal(STDERR_FILENO));
     atomic_store(
         &shared.to_stderr, options->to_stderr || (!has_path && options->syslog_ident == NULL));
     return true;
@@ -454,6 +471,19 @@ write_line(int fd, const struct line *line)
     } while (written < 0 && errno == EINTR);
 }
 
+/* With the priority in front, as journald reads it (sd-daemon(3)), and without what it knows. */
+static void
+write_to_journal(enum log_level level, const struct line *line, size_t begin)
+{
+    char prefix[8];
+    int len = snprintf(prefix, sizeof(prefix), "<%d>", levels[level].priority);
+    struct iovec parts[] = {
+        {prefix, (size_t)len}, {(char *)line->data + begin, line->len - begin}};
+
+    while (writev(STDERR_FILENO, parts, 2) < 0 && errno == EINTR) {
+    }
+}
+
 static void
 emit(enum log_level level, const struct log_subject *subject, const char *text)
 {
@@ -469,7 +499,9 @@ emit(enum log_level level, const struct log_subject *subject, const char *text)
     if (atomic_load(&shared.to_file)) {
         write_line(atomic_load(&shared.fd), &line);
     }
-    if (atomic_load(&shared.to_stderr)) {
+    if (atomic_load(&shared.to_stderr) && atomic_load(&shared.to_journal)) {
+        write_to_journal(level, &line, begin);
+    } else if (atomic_load(&shared.to_stderr)) {
         write_line(STDERR_FILENO, &line);
     }
     if (atomic_load(&shared.to_syslog)) {

@@ -175,3 +175,23 @@ def test_units_are_sandboxed(unit, tmp_path):
     if level is None:
         pytest.skip("this systemd-analyze cannot read files")
     assert float(level[1]) <= 2.0
+
+
+@pytest.mark.parametrize("form, line", [("text", r"(?m)^<6>pgkeel \S+ ready"), ("json", r'(?m)^<6>\{"time":.*"msg":"pgkeel \S+ ready')])
+def test_journal_is_told_priorities(postgres, start_pooler, form, line):
+    pool = start_pooler(postgres, log_format=form, start=False)
+    pool.log_path.touch()  # where its standard error goes
+    info = pool.log_path.stat()
+    pool.env["JOURNAL_STREAM"] = f"{info.st_dev}:{info.st_ino}"
+    pool.start()
+    pool.wait_for_log(line)
+    with pytest.raises(w.ServerError), pool.wire("app", password="wrong"):
+        pass
+    pool.wait_for_log(r'(?m)^<4>.*password authentication failed')
+
+
+def test_stream_that_is_not_the_journals_gets_whole_lines(postgres, start_pooler):
+    pool = start_pooler(postgres, start=False)
+    pool.env["JOURNAL_STREAM"] = "1:1"  # of whoever started our parent
+    pool.start()
+    pool.wait_for_log(r"(?m)^\d{4}-\d\d-\d\d .* INFO  pgkeel \S+ ready")
