@@ -3,6 +3,7 @@
 
 #include "conf/settings.h"
 #include "net/listen.h"
+#include "net/loop.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -125,9 +126,19 @@ enum control_result
 control_await(int fd, int patience_ms, struct control_message *message)
 {
     struct pollfd ready = {.fd = fd, .events = POLLIN};
+    int64_t until_us = loop_clock_us() + (int64_t)patience_ms * 1000;
+    int64_t left_us;
 
-    if (poll(&ready, 1, patience_ms) != 1) {
-        return CONTROL_WAIT;
+    /* A signal is no answer: one for the new process may come just now, by its pid file. */
+    while ((left_us = until_us - loop_clock_us()) > 0) {
+        int count = poll(&ready, 1, (int)(left_us / 1000) + 1);
+        enum control_result result = count > 0 ? control_receive(fd, message) : CONTROL_WAIT;
+        if (result != CONTROL_WAIT) {
+            return result;
+        }
+        if (count < 0 && errno != EINTR) {
+            return CONTROL_OVER;
+        }
     }
-    return control_receive(fd, message);
+    return CONTROL_WAIT;
 }

@@ -439,8 +439,6 @@ watch_signals(struct daemon *daemon)
     loop_on_signal(daemon->loop, SIGHUP, on_hangup, daemon);
 }
 
-/* ---- online restart ---- */
-
 static void
 on_hand_over(void *arg, pid_t pid)
 {
@@ -463,18 +461,20 @@ take_over(struct daemon *daemon, struct fail *fail)
     const struct daemon_lodger *lodger = daemon->options.lodger;
     struct listener *others = lodger != NULL ? lodger->listeners(lodger->arg) : NULL;
     struct takeover_host host = {
-        daemon->loop, &daemon->listeners, others, &daemon->crowds, on_hand_over, daemon};
-    bool is_ours = true;
+        daemon->loop, &daemon->listeners, others, &daemon->crowds, on_hand_over, daemon, true};
 
     if (daemon->options.takes_over) {
         process_sign_pid();
-        is_ours = heir_ready(&daemon->inheritance, fail);
+        host.is_ours = heir_ready(&daemon->inheritance, fail);
+    }
+    if (!host.is_ours) {
+        process_forget_pid(); /* it is the old one's, who goes on */
     }
     takeover_start(daemon->takeover, &host);
-    for (struct listener *l = daemon->listeners; is_ours && l != NULL; l = listen_next(l)) {
+    for (struct listener *l = daemon->listeners; host.is_ours && l != NULL; l = listen_next(l)) {
         listen_own(l, true);
     }
-    for (int i = 0; is_ours && i < RELATIVES_MAX; i++) {
+    for (int i = 0; host.is_ours && i < RELATIVES_MAX; i++) {
         int *relative = &daemon->inheritance.relatives[i];
         if (*relative >= 0) {
             takeover_add_predecessor(daemon->takeover, *relative);
@@ -482,7 +482,7 @@ take_over(struct daemon *daemon, struct fail *fail)
         }
     }
     heir_give_up(&daemon->inheritance);
-    return is_ours;
+    return host.is_ours;
 }
 
 static void

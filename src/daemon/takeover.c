@@ -223,13 +223,17 @@ on_ready(struct channel *channel, const char *text)
     if (sscanf(text, "ready %d %128[yn]", &pid, used) < 1 || pid <= 0) {
         return;
     }
+    /* First of all: it may have given up by now, and then this process goes on. */
+    if (!control_send(channel->watch.fd, "go", NULL, 0)) {
+        log_warn("the new process does not listen any more: %s", strerror(errno));
+        return;
+    }
     log_info("process %d serves from now on", pid);
     channel->role = ROLE_SUCCESSOR;
     channel->is_spawned = false;
     takeover->is_closed = true;
     let_go(takeover, used);
     takeover->host.hand_over(takeover->host.arg, (pid_t)pid);
-    say(channel, "go");
     snprintf(told, sizeof(told), "restarted %d", pid);
     answer_asker(takeover, told);
 }
@@ -422,7 +426,7 @@ takeover_start(struct takeover *takeover, const struct takeover_host *host)
 {
     takeover->host = *host;
     if (takeover->control != NULL) {
-        listen_own(takeover->control, true);
+        listen_own(takeover->control, host->is_ours);
         listen_start(takeover->control, host->loop, on_connection, takeover);
     }
     host->crowds->cancel_arg = takeover;

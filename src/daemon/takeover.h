@@ -24,6 +24,7 @@ struct takeover_host
     /* Another process serves: close what it has, let clients leave. */
     void (*hand_over)(void *arg, pid_t pid);
     void *arg;
+    bool is_ours; /* the old process let go: what is left at the end is ours to remove */
 };
 
 /* Opens the control socket, or uses the one that was inherited. Without one the process runs well,
