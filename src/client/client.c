@@ -388,7 +388,9 @@ client_close(struct client *client, const struct fail *fail)
     delist(client);
     atomic_fetch_sub(&crowd->load, 1);
     slots_remove(&crowd->tickets, client->ticket);
-    if (!client->stream.is_away) {
+    if (client->stream.is_away) {
+        shutdown(client->stream.watch.fd, SHUT_RDWR); /* tells the helper, too */
+    } else {
         watch_want(&client->stream.watch, 0);
     }
     loop_bury(crowd->pool.loop, free_now, client);

@@ -62,6 +62,7 @@ hash_address(const struct failures *failures, const struct client *client)
     uint64_t number = 0;
 
     client_address(client, text, sizeof(text));
+    text[strcspn(text, "%")] = '\0'; /* the interface of a link-local address */
     if (inet_pton(AF_INET, text, &four) == 1) {
         number = four.s_addr;
     } else if (inet_pton(AF_INET6, text, &six) == 1) {
@@ -120,7 +121,12 @@ failures_count(const struct client *client, const struct fail *fail)
     int64_t now_us = loop_now_us(client->crowd->pool.loop);
     bool is_own_fault = fail == NULL || strncmp(fail->sqlstate, "28", 2) == 0 ||
                         strcmp(fail->sqlstate, "08P01") == 0;
-    bool has_begun = client->login != NULL || client->stream.ssl != NULL;
+    /* Cancels and probes over TLS leave without a login; what takes long here is our doing. */
+    bool has_begun = client->login != NULL || (fail != NULL && client->stream.ssl != NULL);
+    bool waits_for_us = client->state == CLIENT_VERIFYING || client->stream.is_away;
+    if (fail != NULL && waits_for_us && strcmp(fail->sqlstate, "08P01") == 0) {
+        return;
+    }
     uint64_t address =
         most > 0 && is_own_fault && has_begun ? hash_address(failures, client) : 0;
 

@@ -338,6 +338,9 @@ take_first_packet(struct client *client, const uint8_t *data, size_t len)
             break;
         }
         if (result == STARTUP_SSL && is_tls_on(client) && client->stream.ssl == NULL) {
+            if (!failures_allow(client, &fail)) {
+                break;
+            }
             stream_write(&client->stream, "S", 1);
             return begin_tls(client, false) ? startup.packet_len : 0;
         }
@@ -563,6 +566,7 @@ login_on_event(struct client *client, unsigned what)
         return;
     }
     if (stream_is_shaking_hands(&client->stream)) {
+        ensure(client->state == CLIENT_GREETING && client->login == NULL);
         handshake_step(&client->stream, client->crowd->crowds->helpers, on_step, client->crowd,
             client->ticket);
         return;

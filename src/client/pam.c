@@ -58,6 +58,9 @@ converse(
             break;
         default:
             log_info("PAM asks for more than a password: %s", messages[i]->msg);
+            while (i-- > 0) {
+                text_wipe(&answers[i].resp);
+            }
             free(answers);
             return PAM_CONV_ERR;
         }
@@ -66,13 +69,26 @@ converse(
     return answers != NULL ? PAM_SUCCESS : PAM_CONV_ERR;
 }
 
+/* Instead of the library's pause after a wrong password, which would keep a helper for seconds. */
+static void
+do_not_wait(int status, unsigned delay_us, void *arg)
+{
+    (void)status;
+    (void)delay_us;
+    (void)arg;
+}
+
 static bool
 ask(struct question *question)
 {
+    void (*const pause)(int, unsigned, void *) = do_not_wait;
     struct pam_conv conversation = {.conv = converse, .appdata_ptr = question};
     pam_handle_t *pam = NULL;
 
     int result = pam_start(question->service, question->user, &conversation, &pam);
+    if (result == PAM_SUCCESS) {
+        result = pam_set_item(pam, PAM_FAIL_DELAY, (const void *)pause);
+    }
     if (result == PAM_SUCCESS && question->address[0] != '\0') {
         result = pam_set_item(pam, PAM_RHOST, question->address);
     }

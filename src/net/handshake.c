@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <unistd.h>
 
 struct handshake
@@ -58,12 +59,27 @@ fail_with(struct handshake *handshake)
         reason != NULL ? reason : errno != 0 ? strerror(errno) : "closed by the peer");
 }
 
+/* Whether either side has hung up meanwhile: no signature is made for those. */
+static bool
+is_vain(const struct handshake *handshake)
+{
+    struct pollfd fd = {.fd = SSL_get_fd(handshake->ssl), .events = POLLRDHUP};
+
+    return poll(&fd, 1, 0) == 1 && (fd.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
 /* In a helper. */
 static void
 run(struct job *job)
 {
     struct handshake *handshake = (struct handshake *)job;
 
+    if (is_vain(handshake)) {
+        handshake->result = STREAM_ERROR;
+        fail_set(&handshake->fail, "08006", "closed by the peer");
+        send_back(handshake);
+        return;
+    }
     ERR_clear_error();
     errno = 0;
     int returned = SSL_do_handshake(handshake->ssl);
@@ -113,6 +129,7 @@ handshake_take(struct handshake *handshake, struct stream *stream, struct fail *
     enum stream_result result = handshake->result;
 
     stream_come_back(stream, handshake->loop, handshake->wants_write);
+    stream->is_shaking = result != STREAM_OK;
     if (result == STREAM_ERROR) {
         *fail = handshake->fail;
         stream->error = EPROTO;

@@ -64,7 +64,18 @@ static void
 address_text(const struct sockaddr *address, socklen_t len, char *text, size_t size)
 {
     char host[48], port[8];
+    struct sockaddr_in mapped = {.sin_family = AF_INET};
 
+    /* A socket for both families shows IPv4 as a part of IPv6, which no rule is written for. */
+    if (address->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+        if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
+            mapped.sin_port = six->sin6_port;
+            memcpy(&mapped.sin_addr, six->sin6_addr.s6_addr + 12, sizeof(mapped.sin_addr));
+            address = (const struct sockaddr *)&mapped;
+            len = sizeof(mapped);
+        }
+    }
     if (getnameinfo(address, len, host, sizeof(host), port, sizeof(port),
             NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
         snprintf(text, size, "unknown");

@@ -286,7 +286,7 @@ stream_flush(struct stream *stream)
 bool
 stream_is_shaking_hands(const struct stream *stream)
 {
-    return stream->is_away || (stream->owns_ssl && SSL_is_init_finished(stream->ssl) == 0);
+    return stream->is_away || stream->is_shaking;
 }
 
 void

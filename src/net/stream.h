@@ -34,6 +34,7 @@ struct stream
     bool has_pending;     /* TLS: decrypted bytes wait that no event will announce */
     bool has_leftover;    /* more was kept than one read returns: the same */
     bool owns_ssl : 1;    /* else `ssl` belongs to a PGconn; here, where it takes no room */
+    bool is_shaking : 1;  /* its handshake is not over; OpenSSL says so again after an error */
     bool is_away : 1;     /* a helper goes on with its handshake: nothing may be done with it */
 };
 

@@ -246,7 +246,7 @@ tls_accept(struct tls *tls, struct stream *stream, bool is_direct, struct fail *
         SSL_free(ssl);
         return false;
     }
-    stream->owns_ssl = true;
+    stream->owns_ssl = stream->is_shaking = true;
     return true;
 }
 

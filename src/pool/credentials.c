@@ -172,18 +172,23 @@ read_file(const char *path, struct credential *out, struct fail *fail)
 
 /* ---- commands ---- */
 
-/* What it said, as one line, unless its secret is in it. */
+/* What it said, as one line, unless its secret is in it: the beginning is enough, the rest may be
+ * cut off. */
 static void
 log_said(const struct credential_source *source, char *said, const char *secret, bool is_good)
 {
     struct log_subject subject = {
         .worker = -1, .database = source->database, .user = source->user};
 
+    char beginning[17];
+
+    snprintf(beginning, sizeof(beginning), "%s", secret);
+    bool tells = beginning[0] != '\0' && strstr(said, beginning) != NULL;
+    explicit_bzero(beginning, sizeof(beginning));
     for (char *c = said; *c != '\0'; c++) {
         *c = *c == '\n' || *c == '\t' || *c == '\r' ? ' ' : *c;
     }
     if (said[0] != '\0') {
-        bool tells = secret[0] != '\0' && strstr(said, secret) != NULL;
         log_write(is_good ? LEVEL_INFO : LEVEL_WARN, &subject, "password_command said: %s",
             tells ? "(its password is in it)" : said);
     }

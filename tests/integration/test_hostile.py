@@ -3,6 +3,7 @@ import contextlib
 import random
 import resource
 import socket
+import ssl
 import struct
 import threading
 
@@ -10,6 +11,7 @@ import pytest
 
 from harness import Closed, ServerError, wait_until
 from harness import wire as w
+from harness.certificates import Authority
 
 INT_MAX = 2**31 - 1
 LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 10_001, 65_536, INT_MAX, -1, -2**31]
@@ -408,3 +410,16 @@ def test_probes_and_limits_of_ours_are_no_failures(postgres, start_pooler):
                 wire.startup("ann", "app").asked_method()
     wait_until(lambda: attempt(pooler) == "53300", what="both workers have seen them leave")
     assert pooler.log_contains("max_login_failures")
+
+
+def test_cancels_and_probes_over_tls_are_no_failures(postgres, start_pooler, tmp_path):
+    certificate, key = Authority(tmp_path).issue("localhost")
+    pooler = start_pooler(postgres, max_login_failures=2, client_tls_sslmode="prefer", client_tls_cert_file=certificate, client_tls_key_file=key)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for said in (b"", struct.pack("!iiii", 16, 80877102, 1, 2)) * 3:
+        with w.Wire("127.0.0.1", pooler.port) as wire:
+            wire.ssl_request()
+            with context.wrap_socket(wire.socket) as session:
+                session.sendall(said)
+    assert [attempt(pooler) for _ in range(3)] == [""] * 3

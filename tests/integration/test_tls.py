@@ -243,6 +243,42 @@ def test_clients_may_go_in_the_midst_of_a_handshake(start_tls, slow_key):
         wait_until(lambda: pooler.fd_count() <= files, 10, "pgkeel closes what was left")
 
 
+def shake_hands(pooler):
+    """A socket whose handshake is over, and a function that makes the next bytes of the session."""
+    wire = ask_for_tls(pooler)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    session = context.wrap_bio(incoming, outgoing)
+    while True:
+        try:
+            session.do_handshake()
+            wire.send_raw(outgoing.read())
+            return wire, lambda data: (session.write(data), outgoing.read())[1]
+        except ssl.SSLWantReadError:
+            wire.send_raw(outgoing.read())
+            incoming.write(wire.socket.recv(65536))
+
+
+def test_broken_record_behind_a_login_ends_that_client_only(start_tls, slow_key):
+    pooler = start_tls(auth_type="trust", max_unauthenticated=1000, **slow_key)
+    hello = client_hello()
+    for number in range(10):
+        wire, seal = shake_hands(pooler)
+        body = struct.pack("!i", 196608) + f"user\0app\0database\0app\0application_name\0number{number}\0\0".encode()
+        login = seal(struct.pack("!i", len(body) + 4) + body)
+        queue = [ask_for_tls(pooler) for _ in range(12)]  # so that helpers have something to do
+        for other in queue:
+            other.send_raw(hello)
+        wire.send_raw(login + b"\x17\x03\x03\x00\x30" + b"A" * 48)
+        with contextlib.suppress(ConnectionError):
+            while wire.socket.recv(65536):
+                pass
+        for other in (wire, *queue):
+            other.close()
+    assert connect(pooler, sslmode="require")
+
+
 def test_end_in_the_midst_of_handshakes(start_tls, slow_key):
     pooler = start_tls(**slow_key)
     hello = client_hello()
