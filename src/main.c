@@ -198,7 +198,9 @@ serve(struct settings *settings, const struct command *command)
         return EXIT_FAILURE;
     }
     console_init(daemon);
+    sigset_t before;
     bool has_served = daemon_run(daemon, &fail);
+    process_hold_signals(&before); /* the end has begun: another signal changes nothing */
     if (!has_served) {
         log_error("%s", fail.text);
     }
