@@ -253,3 +253,14 @@ text_utf8_len(const unsigned char *text)
     bool is_outside = (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF4 && text[1] > 0x8F);
     return is_overlong || is_outside ? 0 : len;
 }
+
+bool
+text_is_in(const char *const *list, size_t len, const char *word)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (strcmp(list[i], word) == 0) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -49,3 +49,6 @@ void text_wipe(char **secret);
 
 /* Compares in a time that depends on the length only. */
 bool text_equal_constant_time(const void *a, const void *b, size_t len);
+
+/* Whether the word is among these. */
+bool text_is_in(const char *const *list, size_t len, const char *word);

@@ -298,6 +298,9 @@ begin_tls(struct client *client, bool is_direct)
         client_reject(client, &fail);
         return false;
     }
+    if (!is_direct) {
+        stream_write(&client->stream, "S", 1);
+    }
     if (!tls_accept(client->crowd->tls, &client->stream, is_direct, &fail)) {
         client_close(client, &fail);
         return false;
@@ -338,10 +341,6 @@ take_first_packet(struct client *client, const uint8_t *data, size_t len)
             break;
         }
         if (result == STARTUP_SSL && is_tls_on(client) && client->stream.ssl == NULL) {
-            if (!failures_allow(client, &fail)) {
-                break;
-            }
-            stream_write(&client->stream, "S", 1);
             return begin_tls(client, false) ? startup.packet_len : 0;
         }
         stream_write(&client->stream, "N", 1);

@@ -73,17 +73,6 @@ static const char *const special_keys[] = {"connect_query", "auth_user", "auth_q
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 static bool
-is_in(const char *const *list, size_t len, const char *word)
-{
-    for (size_t i = 0; i < len; i++) {
-        if (strcmp(list[i], word) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool
 is_pool_key(const char *key)
 {
     for (size_t i = 0; i < LENGTH(pool_keys); i++) {
@@ -91,7 +80,7 @@ is_pool_key(const char *key)
             return true;
         }
     }
-    return is_in(special_keys, LENGTH(special_keys), key);
+    return text_is_in(special_keys, LENGTH(special_keys), key);
 }
 
 __attribute__((format(printf, 4, 5))) static void

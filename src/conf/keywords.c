@@ -1,6 +1,8 @@
 /* Which keywords libpq has. Called from database.c. */
 #include "conf/internal.h"
 
+#include "base/text.h"
+
 /* libpq's keywords, PostgreSQL 15 documentation, 34.1.2. replication is missing: it cannot be
  * pooled. */
 static const char *const libpq_keys[] = {"host", "hostaddr", "port", "dbname", "user", "password",
@@ -19,27 +21,16 @@ static const char *const newer_keys[] = {"require_auth", "sslcertmode", "gssdele
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
-static bool
-is_in(const char *const *list, size_t len, const char *word)
-{
-    for (size_t i = 0; i < len; i++) {
-        if (strcmp(list[i], word) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool
 keyword_is_newer(const char *key)
 {
-    return is_in(newer_keys, LENGTH(newer_keys), key);
+    return text_is_in(newer_keys, LENGTH(newer_keys), key);
 }
 
 bool
 keyword_is_known(const char *key)
 {
-    return is_in(libpq_keys, LENGTH(libpq_keys), key) || keyword_is_newer(key);
+    return text_is_in(libpq_keys, LENGTH(libpq_keys), key) || keyword_is_newer(key);
 }
 
 void

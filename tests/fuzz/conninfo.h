@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-static bool
+static __attribute__((unused)) bool
 parse_conninfo(const char *conninfo,
     void (*each)(void *arg, const char *keyword, const char *value), void *arg, char *error,
     size_t size)

@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <libpq-fe.h>
+
+#include "../fuzz/conninfo.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -32,28 +33,10 @@ report(void *arg, enum settings_severity severity, const char *place, const char
     assert_true(findings_len < sizeof(findings));
 }
 
-static __attribute__((unused)) bool
-parse(const char *conninfo, void (*each)(void *arg, const char *keyword, const char *value),
-    void *arg, char *error, size_t size)
-{
-    char *message = NULL;
-    PQconninfoOption *options = PQconninfoParse(conninfo, &message);
-
-    snprintf(error, size, "%s", message == NULL ? "" : message);
-    PQfreemem(message);
-    for (PQconninfoOption *at = options; at != NULL && at->keyword != NULL; at++) {
-        if (at->val != NULL) {
-            each(arg, at->keyword, at->val);
-        }
-    }
-    PQconninfoFree(options);
-    return options != NULL;
-}
-
 static __attribute__((unused)) struct settings *
 load(const char *path, const char *text, char **environment, const char *const *overrides)
 {
-    struct settings_source source = {path, text, environment, overrides, parse, NULL};
+    struct settings_source source = {path, text, environment, overrides, parse_conninfo, NULL};
 
     findings_len = 0;
     findings[0] = '\0';
